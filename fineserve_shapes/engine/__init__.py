@@ -1,0 +1,1 @@
+"""Sending on time: the only room with sockets and timers (gevent)."""

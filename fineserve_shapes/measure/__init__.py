@@ -1,0 +1,1 @@
+"""What happened: outcomes, distributions, and the load delivered beside the load asked for."""

@@ -1,0 +1,44 @@
+"""Block: some thousand requests of a plan, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows of a plan in time order; all arrays have shape (n,).
+
+    index: position in the plan, from 0, unique in the run.
+    due_s: intended time in seconds from the start of the run, ascending.
+    input_tokens, output_tokens: lengths asked for, each at least 1.
+    stream: which stream of the mix the request belongs to (0 where there is one).
+    """
+
+    index: IntArray
+    due_s: FloatArray
+    input_tokens: IntArray
+    output_tokens: IntArray
+    stream: IntArray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: slice | IntArray | npt.NDArray[np.bool_]) -> Block:
+        """The rows picked by a slice, positions or a mask, as a block."""
+        return Block(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def split(block: Block, rows: int = BLOCK_ROWS) -> Iterator[Block]:
+    """The block in pieces of at most so many rows, in order."""
+    for start in range(0, len(block), rows):
+        yield block.take(slice(start, start + rows))
