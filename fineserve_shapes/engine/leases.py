@@ -1,0 +1,396 @@
+"""Leases: who may send which row, so that no row is ever sent twice and none is lost unsaid.
+
+What may live here: two state machines, the master's `LeaseBook` and the worker's `LeaseHolder`, and the values that
+pass between them. No sockets, no greenlets, no clock: time is an argument, in seconds of the run (0 is the start of the
+plan).
+
+The master leases the rows that fall due within a horizon; a worker reports what ended (done) and what it gave back
+(dropped). Messages may be lost, doubled or late: leases and batches are numbered, what is not confirmed is sent again,
+and each number is taken once. An empty lease keeps a worker alive.
+
+Why no row is sent twice. Each lease tells the worker `seen_s`, the worker's own time stamp on the newest of its reports
+that the master has seen. A worker sends a row at its time T only if due <= T <= seen_s + fence. A master that gives a
+worker up stops confirming its reports, and passes on only the rows with due > seen_s + fence: none of them can have
+been sent or ever will be, whatever the clocks and however long the worker sleeps between the check and its next breath.
+What is due before that is booked as `unknown`, and a late report replaces it. On its return a worker gets a new epoch,
+which voids all it held before; what it then gives back is told apart by its old epoch, since the same row may have come
+to it anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
+from fineserve_shapes.workload.block import Block
+
+HORIZON_S = 3.0
+FENCE_S = 1.0
+SILENCE_S = 1.5
+RESEND_S = 1.0
+ROUNDING_S = 1e-3  # more than any sum of these times can be off by
+LEASE_ROWS = 4096
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Row(NamedTuple):
+    """One request of the plan; rows order by due time."""
+
+    due_s: float
+    request: int
+    input_tokens: int
+    output_tokens: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Master to worker.
+
+    number: the place of this lease in its epoch, from 0; None where there are no rows (a sign of life).
+    seen_s: the worker's time stamp on its newest report seen here. batches: how many of its batches have been taken.
+    """
+
+    epoch: int
+    seen_s: float
+    batches: int
+    number: int | None = None
+    rows: Sequence[Row] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What happened on a worker since its last batch.
+
+    done, outcomes: requests that ended and how (positions in OUTCOMES). dropped, epochs: requests given back, and the
+    epoch in which they had been leased. payload: measurements that travel along, none of ours.
+    """
+
+    number: int
+    done: IntArray
+    outcomes: npt.NDArray[np.uint8]
+    dropped: IntArray
+    epochs: IntArray
+    payload: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Worker to master. at_s: the worker's time of sending; leases: how many leases of this epoch have been taken."""
+
+    epoch: int
+    at_s: float
+    leases: int
+    batches: Sequence[Batch] = ()
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker as the master sees it."""
+
+    seen_s: float
+    epoch: int = 0
+    alive: bool = True
+    held: dict[int, Row] = field(default_factory=dict)
+    unknown: dict[int, Row] = field(default_factory=dict)
+    given: int = 0  # leases with rows in this epoch
+    unconfirmed: deque[tuple[int, float, Sequence[Row]]] = field(default_factory=deque)
+    batches: int = 0
+
+
+class LeaseBook:
+    """The master's side: the plan, who holds what, and the ledger.
+
+    blocks: the plan, ascending in due time.
+    planned: how many rows the plan has where that is known, so that a stop can count the rest as unsent.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterator[Block],
+        planned: int | None = None,
+        *,
+        horizon_s: float = HORIZON_S,
+        fence_s: float = FENCE_S,
+        silence_s: float = SILENCE_S,
+        resend_s: float = RESEND_S,
+    ) -> None:
+        self.ledger = Ledger()
+        self.passed_on = 0  # rows leased anew because their worker fell silent or gave them back
+        self.ignored = 0  # ends reported for rows that were not the worker's to end: 0 unless something is broken
+        self._planned = planned
+        self._blocks = blocks
+        self._block: Block | None = None
+        self._at = 0
+        self._exhausted = False
+        self._stopped = False
+        self._queue: list[Row] = []  # rows that came back
+        self._members: dict[str, _Member] = {}
+        self._turn = 0
+        self._horizon_s, self._fence_s, self._silence_s, self._resend_s = horizon_s, fence_s, silence_s, resend_s
+
+    @property
+    def alive(self) -> list[str]:
+        """Workers that get leases."""
+        return [worker for worker, member in self._members.items() if member.alive]
+
+    @property
+    def closed(self) -> bool:
+        """Whether every row of the plan has an outcome."""
+        return (self._exhausted or self._stopped) and self.ledger.open == 0
+
+    @property
+    def leased_all(self) -> bool:
+        """Whether every row of the plan has been given to a worker."""
+        return self._exhausted and not self._queue
+
+    def join(self, worker: str, now_s: float) -> None:
+        """A worker is ready for work; one that was given up starts anew."""
+        member = self._members.get(worker)
+        if member is None:
+            self._members[worker] = _Member(seen_s=now_s)
+        elif not member.alive:
+            member.alive, member.seen_s = True, now_s
+
+    def leave(self, worker: str) -> None:
+        """A worker is gone: what it may still have sent is unknown, the rest goes to others."""
+        member = self._members.get(worker)
+        if member is None or not member.alive:
+            return
+        member.alive = False
+        member.epoch += 1
+        member.given, member.unconfirmed = 0, deque()
+        for request, row in member.held.items():
+            if row.due_s > member.seen_s + self._fence_s + ROUNDING_S:
+                self._take_back(row)
+            else:
+                member.unknown[request] = row
+                self.ledger.end("unknown")
+        member.held = {}
+
+    def step(self, now_s: float) -> list[tuple[str, Lease]]:
+        """The messages that are due now: new leases, those to be sent again, and signs of life."""
+        for worker, member in self._members.items():
+            if member.alive and now_s - member.seen_s > self._silence_s:
+                self.leave(worker)
+        workers = self.alive
+        if not workers:
+            return []
+        messages: list[tuple[str, Lease]] = []
+        for worker in workers:
+            member = self._members[worker]
+            if member.unconfirmed and now_s - member.unconfirmed[0][1] > self._resend_s:
+                again = [(number, rows) for number, _, rows in member.unconfirmed]
+                member.unconfirmed = deque((number, now_s, rows) for number, rows in again)
+                messages += [(worker, self._lease(member, number, rows)) for number, rows in again]
+        rows = self._pull(now_s + self._horizon_s)
+        for place, worker in enumerate(workers):
+            member = self._members[worker]
+            share = rows[(place - self._turn) % len(workers) :: len(workers)]
+            for start in range(0, len(share), LEASE_ROWS):
+                part = share[start : start + LEASE_ROWS]
+                member.held.update((row.request, row) for row in part)
+                member.unconfirmed.append((member.given, now_s, part))
+                messages.append((worker, self._lease(member, member.given, part)))
+                member.given += 1
+            if not share:
+                messages.append((worker, self._lease(member, None, ())))
+        self._turn = (self._turn + len(rows)) % len(workers)
+        return messages
+
+    def report(self, worker: str, report: Report, now_s: float) -> list[Any]:
+        """Take a worker's report; the payloads of the batches that are new come back, in order."""
+        member = self._members.get(worker)
+        if member is None:
+            return []
+        payloads = []
+        for batch in report.batches:
+            if batch.number != member.batches:
+                continue  # taken already, or one before it is missing: that one comes again first
+            member.batches += 1
+            for request, code in zip(batch.done.tolist(), batch.outcomes.tolist(), strict=True):
+                self._end(member, request, OUTCOMES[code])
+            for request, epoch in zip(batch.dropped.tolist(), batch.epochs.tolist(), strict=True):
+                self._give_back(member, request, epoch)
+            payloads.append(batch.payload)
+        if member.alive:
+            member.seen_s = max(member.seen_s, report.at_s)
+            if report.epoch == member.epoch:
+                while member.unconfirmed and member.unconfirmed[0][0] < report.leases:
+                    member.unconfirmed.popleft()
+        elif now_s - report.at_s < self._fence_s:  # fresh, not the backlog of one that was paused
+            member.alive, member.seen_s = True, report.at_s
+        return payloads
+
+    def stop(self) -> None:
+        """Lease nothing more: what no worker holds is unsent, and what workers give back will be."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._planned is not None:
+            self.ledger.plan(self._planned - self.ledger.planned)
+        self._block = None
+        held = sum(len(member.held) for member in self._members.values())
+        self._queue = []
+        self.ledger.end("unsent", self.ledger.open - held)
+
+    def give_up(self) -> None:
+        """The time for last reports is over: what is still held is unknown."""
+        self.stop()
+        for member in self._members.values():
+            self.ledger.end("unknown", len(member.held))
+            member.unknown.update(member.held)
+            member.held = {}
+
+    def _lease(self, member: _Member, number: int | None, rows: Sequence[Row]) -> Lease:
+        return Lease(member.epoch, member.seen_s, member.batches, number, rows)
+
+    def _pull(self, until_s: float) -> list[Row]:
+        """Rows that came back, then those of the plan due until then."""
+        rows, self._queue = self._queue, []
+        while not (self._stopped or self._exhausted):
+            if self._block is None:
+                self._block, self._at = next(self._blocks, None), 0
+                if self._block is None:
+                    self._exhausted = True
+                    break
+            block = self._block
+            end = int(np.searchsorted(block.due_s, until_s, side="right"))
+            if end > self._at:
+                part = block.take(slice(self._at, end))
+                rows += map(Row._make, zip(*(column.tolist() for column in _columns(part)), strict=True))
+                self.ledger.plan(end - self._at)
+                self._at = end
+            if end < len(block):
+                break
+            self._block = None
+        return rows
+
+    def _take_back(self, row: Row) -> None:
+        if self._stopped:
+            self.ledger.end("unsent")
+        else:
+            self._queue.append(row)
+            self.passed_on += 1
+
+    def _end(self, member: _Member, request: int, outcome: str) -> None:
+        if member.held.pop(request, None) is None:
+            if member.unknown.pop(request, None) is None:
+                self.ignored += 1
+                return
+            self.ledger.reopen("unknown")
+        self.ledger.end(outcome)
+
+    def _give_back(self, member: _Member, request: int, epoch: int) -> None:
+        row = member.held.pop(request, None) if epoch == member.epoch else None
+        if row is None:
+            row = member.unknown.pop(request, None)
+            if row is None:
+                return  # passed on already
+            self.ledger.reopen("unknown")
+        self._take_back(row)
+
+
+def _columns(block: Block) -> tuple[npt.NDArray[Any], ...]:
+    """The columns of a block in the order of a Row."""
+    return block.due_s, block.index, block.input_tokens, block.output_tokens, block.stream
+
+
+class LeaseHolder:
+    """The worker's side: rows to send, and what to tell the master.
+
+    fenced: whether a master that fell silent may have passed the rows on (not so within one process).
+    """
+
+    def __init__(self, *, fenced: bool = True, fence_s: float = FENCE_S, resend_s: float = RESEND_S) -> None:
+        self._fence_s = fence_s if fenced else float("inf")
+        self._resend_s = resend_s
+        self._epoch = -1
+        self._leases = 0
+        self._seen_s = float("-inf")
+        self._heap: list[Row] = []
+        self._done: list[int] = []
+        self._outcomes: list[int] = []
+        self._dropped: list[tuple[int, int]] = []
+        self._batches: deque[tuple[float, Batch]] = deque()  # not confirmed: (when sent last, batch)
+        self._next_batch = 0
+
+    def __len__(self) -> int:
+        """Rows held and not yet sent."""
+        return len(self._heap)
+
+    @property
+    def next_due_s(self) -> float | None:
+        """When the next row falls due."""
+        return self._heap[0].due_s if self._heap else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the master has confirmed all there is to report."""
+        return not (self._heap or self._done or self._dropped or self._batches)
+
+    def lease(self, lease: Lease) -> Sequence[Row]:
+        """Take a lease; the rows that are new come back."""
+        if lease.epoch > self._epoch:
+            self.void()  # the master had given this worker up
+            self._epoch, self._leases, self._seen_s = lease.epoch, 0, float("-inf")
+        if lease.epoch < self._epoch:
+            return ()
+        self._seen_s = max(self._seen_s, lease.seen_s)
+        while self._batches and self._batches[0][1].number < lease.batches:
+            self._batches.popleft()
+        if lease.number != self._leases:
+            return ()  # a sign of life, a lease taken already, or one too early: the missing one comes again first
+        self._leases += 1
+        for row in lease.rows:
+            heapq.heappush(self._heap, row)
+        return lease.rows
+
+    def take_due(self, now_s: float) -> Row | None:
+        """The next row if it is due and still this worker's to send: from here on it counts as sent."""
+        if not self._heap or self._heap[0].due_s > now_s:
+            return None
+        if now_s - self._seen_s > self._fence_s:
+            self.void()
+            return None
+        return heapq.heappop(self._heap)
+
+    def void(self) -> None:
+        """Give back all that is not sent yet."""
+        self._dropped += [(row.request, self._epoch) for row in self._heap]
+        self._heap = []
+
+    def done(self, request: int, outcome: str) -> None:
+        """A row that was taken has ended."""
+        self._done.append(request)
+        self._outcomes.append(OUTCOMES.index(outcome))
+
+    def report(self, now_s: float, payload: Any = None) -> Report:
+        """What to tell the master now: a new batch if anything happened, and old ones that stay unconfirmed."""
+        again = bool(self._batches) and now_s - self._batches[0][0] > self._resend_s
+        if again:
+            self._batches = deque((now_s, batch) for _, batch in self._batches)
+        batches = [batch for _, batch in self._batches] if again else []
+        if self._done or self._dropped or payload is not None:
+            dropped = np.array(self._dropped, dtype=np.int64).reshape(-1, 2)
+            batch = Batch(
+                self._next_batch,
+                np.array(self._done, dtype=np.int64),
+                np.array(self._outcomes, dtype=np.uint8),
+                dropped[:, 0],
+                dropped[:, 1],
+                payload,
+            )
+            self._next_batch += 1
+            self._batches.append((now_s, batch))
+            batches.append(batch)
+            self._done, self._outcomes, self._dropped = [], [], []
+        return Report(max(self._epoch, 0), now_s, self._leases, batches)

@@ -1,0 +1,59 @@
+"""Ledger: every planned request ends in exactly one outcome."""
+
+from __future__ import annotations
+
+OUTCOMES = (
+    "ok",
+    "http_error",
+    "stream_error",
+    "timeout",
+    "connect_error",
+    "cancelled",
+    "unsent",
+    "unknown",
+)
+"""ok: a whole answer. http_error: a status other than 200. stream_error: an answer that broke, or that reports an error.
+timeout: no progress, or no end, within its deadline. connect_error: no connection. cancelled: in flight when the run was
+stopped. unsent: due before the run's end, but the run stopped first. unknown: leased to a worker that fell silent."""
+
+FAILURES = OUTCOMES[1:5]
+"""Outcomes that are the server's or the network's failure."""
+
+
+class Ledger:
+    """Counts of planned requests and of their outcomes.
+
+    `planned == sum of outcomes + open` always; a run is over when nothing is open.
+    """
+
+    def __init__(self) -> None:
+        self.planned = 0
+        self._ended = dict.fromkeys(OUTCOMES, 0)
+
+    @property
+    def open(self) -> int:
+        """Planned requests without an outcome so far."""
+        return self.planned - sum(self._ended.values())
+
+    def plan(self, requests: int) -> None:
+        """So many more requests are planned."""
+        self.planned += requests
+
+    def end(self, outcome: str, requests: int = 1) -> None:
+        """So many open requests end in this outcome."""
+        if not 0 <= requests <= self.open:
+            raise ValueError(f"{requests} requests cannot end in {outcome!r} where {self.open} are open")
+        self._ended[outcome] += requests
+
+    def reopen(self, outcome: str) -> None:
+        """One request that was booked under this outcome is open again: its worker came back and knows better."""
+        if self._ended[outcome] < 1:
+            raise ValueError(f"no request is booked as {outcome!r}")
+        self._ended[outcome] -= 1
+
+    def __getitem__(self, outcome: str) -> int:
+        return self._ended[outcome]
+
+    def as_dict(self) -> dict[str, int]:
+        """`planned` and every outcome by name."""
+        return {"planned": self.planned, **self._ended}
