@@ -57,3 +57,8 @@ class Ledger:
     def as_dict(self) -> dict[str, int]:
         """`planned` and every outcome by name."""
         return {"planned": self.planned, **self._ended}
+
+
+def failed(ledger: Ledger) -> int:
+    """How many requests ended in a failure."""
+    return sum(ledger[outcome] for outcome in FAILURES)

@@ -1,0 +1,40 @@
+"""The `fineserve` command: finds the subcommand, and turns an InputError into one line and exit code 2."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fineserve_shapes import __version__
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.simulator import command as simulate
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # one line, as all other bad input; the usage is a --help away
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands; each sets `run`, which takes the parsed arguments and returns the exit code."""
+    result = _Parser(prog="fineserve", description="Realistic LLM traffic: tools around the Locust extension.")
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = result.add_subparsers(metavar="COMMAND", required=True)
+    simulate.add_parser(commands)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; the exit code."""
+    try:
+        args = parser().parse_args(argv)
+        code: int = args.run(args)
+    except InputError as error:
+        print(f"fineserve: error: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

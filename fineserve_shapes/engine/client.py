@@ -1,0 +1,273 @@
+"""Client: one POST, one answer, read with a time stamp on every piece.
+
+Connections are kept alive and reused, the newest first, and there is no cap on their number: a pool that fills up would
+hold back requests that are due.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass
+
+import gevent
+import httptools
+from gevent.hub import Waiter, get_hub
+
+from fineserve_shapes.engine.reactor import Reactor
+from fineserve_shapes.engine.transport import ConnectError, Target, Transport, connect
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.protocol.openai import shorten
+from fineserve_shapes.protocol.stream import StreamReader, StreamResult
+
+_now = time.perf_counter
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long to wait, seconds: for a connection, for a next token (the first included), for the whole answer."""
+
+    connect_s: float = 10.0
+    progress_s: float = 300.0
+    request_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for flag, value in (("connect", self.connect_s), ("progress", self.progress_s), ("request", self.request_s)):
+            if not value > 0:
+                raise InputError(f"--{flag}-timeout must be positive, got {value:g}")
+
+
+Pool = dict["Connection", None]  # an ordered set: the newest is taken first, any can be removed at once
+
+
+class Connection:
+    """One connection, which serves one request at a time. Its read side runs in the hub."""
+
+    __slots__ = (
+        "_at_s",
+        "_closed",
+        "_deadlines",
+        "_framed",
+        "_keep_alive",
+        "_parser",
+        "_pool",
+        "_progress_s",
+        "_reactor",
+        "_reader",
+        "_started_s",
+        "_transport",
+        "_waiter",
+        "answered",
+        "ended_s",
+    )
+
+    def __init__(self, transport: Transport, reactor: Reactor, deadlines: Deadlines, pool: Pool) -> None:
+        self._transport = transport
+        self._reactor = reactor
+        self._deadlines = deadlines
+        self._pool = pool
+        self._closed = self._keep_alive = False
+        self.answered = False  # whether any byte of an answer has come
+        self.ended_s = 0.0  # when the end of the answer was read, or its deadline passed
+        self._waiter: Waiter | None = None
+        self._reader: StreamReader | None = None
+        reactor.add(transport.fileno(), self._on_readable)
+
+    def exchange(self, request: bytes, reader: StreamReader, started_s: float) -> str:
+        """Send a request and wait for its end: "done", "eof", "reset", "garbage", "hopeless" or a deadline's text."""
+        self._reader = reader
+        self._parser = httptools.HttpResponseParser(self)
+        self.answered = self._framed = self._keep_alive = False
+        self._started_s, self._progress_s = started_s, _now()
+        self._waiter = Waiter()
+        self._reactor.watch(self)
+        try:
+            self._transport.send_all(request, self._deadlines.progress_s)
+        except TimeoutError:
+            self.ended_s = _now()
+            return f"the request could not be sent within {self._deadlines.progress_s:g} s"
+        except OSError:
+            pass  # what the server said before it hung up, if anything, is still to be read
+        end: str = self._waiter.get()
+        return end
+
+    def release(self) -> None:
+        """The exchange is over: keep the connection if it may serve another, else close it."""
+        self._reactor.unwatch(self)
+        self._waiter = self._reader = None
+        if self._keep_alive and not self._closed:
+            self._pool[self] = None
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close it, in the middle of an answer if need be."""
+        if not self._closed:
+            self._closed = True
+            self._reactor.unwatch(self)
+            self._reactor.remove(self._transport.fileno())
+            self._transport.close()
+            self._pool.pop(self, None)
+
+    def check(self, now_s: float) -> None:
+        """Give up if a deadline has passed."""
+        limits = self._deadlines
+        self._at_s = now_s
+        if now_s - self._started_s > limits.request_s:
+            self._end(f"no end of the answer within {limits.request_s:g} s")
+        elif now_s - self._progress_s > limits.progress_s:
+            self._end(f"no progress for {limits.progress_s:g} s")
+
+    def _end(self, how: str) -> None:
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            self.ended_s = self._at_s
+            get_hub().loop.run_callback(waiter.switch, how)  # not now: other sockets are waiting for their stamp
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._transport.recv()
+        except BlockingIOError:
+            return
+        except OSError:  # a reset, or TLS gone wrong
+            self._at_s = _now()
+            self._lost("reset")
+            return
+        self._at_s = _now()
+        if not data:
+            self._lost("eof")
+        elif self._waiter is None:
+            self.close()  # an idle connection has nothing to say
+        else:
+            self.answered = True
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError:
+                self._lost("garbage")
+
+    def _lost(self, how: str) -> None:
+        self._keep_alive = False
+        if self._waiter is None:
+            self.close()
+            return
+        if how == "eof" and self.answered and not self._framed and self._reader and self._reader.status is not None:
+            how = "done"  # an answer without a length ends with its connection
+        self._reactor.remove(self._transport.fileno())  # else it stays readable until the greenlet has its turn
+        self._end(how)
+
+    # what httptools calls
+
+    def on_message_begin(self) -> None:
+        """An answer begins; one that nobody asked for spoils the connection."""
+        if self._reader is None:
+            self._keep_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header: what matters is whether the answer says where it ends."""
+        lower = name.lower()
+        if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        """The status is known."""
+        status = self._parser.get_status_code()
+        if status >= 200 and self._reader is not None:  # 1xx comes before the answer
+            self._reader.headers(status)
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body, read at `_at_s`."""
+        reader = self._reader
+        if reader is None:
+            return
+        if reader.feed(data, self._at_s):
+            self._progress_s = self._at_s
+        if reader.hopeless:
+            self._end("hopeless")
+
+    def on_message_complete(self) -> None:
+        """The answer is whole, as HTTP has it."""
+        if self._reader is not None and self._reader.status is not None:
+            self._keep_alive = self._parser.should_keep_alive()
+            self._reader = None
+            self._end("done")
+
+
+class Client:
+    """POSTs to one server.
+
+    headers: sent with every request, validated once.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        reactor: Reactor,
+        deadlines: Deadlines,
+        headers: dict[str, str] | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.target = target
+        self._reactor = reactor
+        self._deadlines = deadlines
+        self._context = (context or ssl.create_default_context()) if target.tls else None
+        self._idle: Pool = {}
+        self._headers = b"Host: %s\r\n" % target.authority.encode() + _header_lines(headers or {})
+
+    def post(self, path: str, body: bytes, reader: StreamReader, headers: dict[str, str] | None = None) -> StreamResult:
+        """Send a body and read the answer; every way it can end comes back as a result, never as an exception.
+
+        A connection that was reused and is lost before any byte of the answer is no failure of the server (it may close
+        what is idle): the request goes out once more, on a fresh connection, and is marked as retried. The calling
+        greenlet may be killed: the result is then `cancelled`.
+        """
+        request = b"POST %s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n%s" % (
+            (self.target.path + path).encode(),
+            self._headers,
+            _header_lines(headers or {}),
+            len(body),
+            body,
+        )
+        sent_s = _now()
+        reused = retried = False
+        connection: Connection | None = None
+        try:
+            while True:
+                reused = bool(self._idle) and not retried
+                connection = self._idle.popitem()[0] if reused else self._connect()
+                end = connection.exchange(request, reader, sent_s)
+                if reused and end in ("eof", "reset") and not connection.answered:
+                    connection.close()
+                    retried = True
+                    continue
+                break
+        except ConnectError as error:
+            return reader.stop("connect_error", shorten(str(error)), sent_s, _now(), retried=retried)
+        except gevent.GreenletExit:
+            text = "the run was stopped before the answer had ended"
+            return reader.stop("cancelled", text, sent_s, _now(), retried=retried, reused=reused)
+        finally:
+            if connection is not None:
+                connection.release()
+        end_s = connection.ended_s
+        if end in ("done", "eof", "hopeless"):
+            return reader.finish(sent_s, end_s, whole=end == "done", retried=retried, reused=reused)
+        if end in ("reset", "garbage"):
+            text = "the connection was reset" if end == "reset" else "the answer is not HTTP"
+            return reader.stop("stream_error", text, sent_s, end_s, retried=retried, reused=reused)
+        return reader.stop("timeout", end, sent_s, end_s, retried=retried, reused=reused)
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        for connection in list(self._idle):
+            connection.close()
+
+    def _connect(self) -> Connection:
+        transport = connect(self.target, self._context, self._deadlines.connect_s)
+        return Connection(transport, self._reactor, self._deadlines, self._idle)
+
+
+def _header_lines(headers: dict[str, str]) -> bytes:
+    for name, value in headers.items():
+        if not (name + value).isprintable():
+            raise InputError(f"the header {name!r} holds characters that no header can hold")
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1", "replace")

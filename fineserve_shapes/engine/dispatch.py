@@ -1,0 +1,107 @@
+"""Dispatcher: rows that are leased become requests, each at its due time and whatever became of the others."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Group
+
+from fineserve_shapes.engine.leases import LeaseHolder, Row
+from fineserve_shapes.engine.timer import Timer
+
+logger = logging.getLogger(__name__)
+
+PREPARE_AHEAD_S = 1.0
+_WAKE_EARLY_S = 0.02  # rows that come in the meantime may be due sooner
+
+
+class Dispatcher:
+    """Sends what a LeaseHolder holds, open loop.
+
+    prepare: makes what a row needs (its prompt), up to a second ahead of its due time. perform: sends it, in a greenlet
+    of its own; it gets None where there was no time to prepare. now_s: the run's time. to_local_s: turns that into this
+    process's perf_counter.
+    """
+
+    def __init__(
+        self,
+        holder: LeaseHolder,
+        prepare: Callable[[Row], Any],
+        perform: Callable[[Row, Any], None],
+        now_s: Callable[[], float],
+        to_local_s: Callable[[float], float],
+    ) -> None:
+        self._holder = holder
+        self._prepare, self._perform = prepare, perform
+        self._now_s, self._to_local_s = now_s, to_local_s
+        self._unprepared: list[Row] = []
+        self._prepared: dict[int, Any] = {}
+        self._woken = Event()
+        self._has_unprepared = Event()
+        self._requests = Group()
+        self._greenlets = [gevent.spawn(self._dispatch), gevent.spawn(self._prepare_ahead)]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not ended."""
+        return len(self._requests)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Rows have been leased (and are in the holder)."""
+        if rows:
+            for row in rows:
+                heapq.heappush(self._unprepared, row)
+            self._has_unprepared.set()
+            self._woken.set()
+
+    def drain(self, timeout_s: float) -> None:
+        """Send nothing more; wait so long for what is in flight, then cancel it."""
+        gevent.killall(self._greenlets)
+        self._greenlets = []
+        self._holder.void()
+        if timeout_s <= 0 or not self._requests.join(timeout=timeout_s):
+            self._requests.kill(timeout=5)
+
+    def _dispatch(self) -> None:
+        timer = Timer()
+        try:
+            while True:
+                due_s = self._holder.next_due_s
+                if due_s is None:
+                    self._prepared.clear()  # of rows that were given back
+                    self._woken.clear()
+                    self._woken.wait()
+                    continue
+                wait_s = due_s - self._now_s()
+                if wait_s > _WAKE_EARLY_S:
+                    self._woken.clear()
+                    self._woken.wait(wait_s - _WAKE_EARLY_S / 2)
+                    continue
+                timer.sleep_until(self._to_local_s(due_s))
+                while (row := self._holder.take_due(self._now_s())) is not None:
+                    prepared = self._prepared.pop(row.request, None)
+                    self._requests.spawn(self._perform, row, prepared)
+        finally:
+            timer.close()
+
+    def _prepare_ahead(self) -> None:
+        while True:
+            if not self._unprepared:
+                self._has_unprepared.clear()
+                self._has_unprepared.wait()
+            early_s = self._unprepared[0].due_s - PREPARE_AHEAD_S - self._now_s()
+            if early_s > 0:
+                gevent.sleep(min(early_s, PREPARE_AHEAD_S / 4))
+                continue
+            row = heapq.heappop(self._unprepared)
+            if row.due_s > self._now_s():  # else it is sent already, or about to be
+                try:
+                    self._prepared[row.request] = self._prepare(row)
+                except Exception:
+                    logger.exception("request %d could not be prepared ahead of time", row.request)
+            gevent.sleep(0)  # a prompt may take a while to make: whoever is due goes first

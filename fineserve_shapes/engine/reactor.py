@@ -1,0 +1,85 @@
+"""Reactor: one hub callback that serves every socket with something to read.
+
+A greenlet switch per chunk costs more than all that a client does with the chunk. So streams are read here, in the hub,
+and a greenlet wakes up once per request, when its answer has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import gevent
+from gevent import monkey
+from gevent.hub import get_hub
+
+logger = logging.getLogger(__name__)
+
+_READABLE = 1  # libev's READ
+_EPOLLIN = 1
+_EVENTS_PER_POLL = 256
+_POLLS_PER_WAKE = 4  # then others have their turn: timers, greenlets
+SWEEP_S = 0.1
+
+
+class Watched(Protocol):
+    """Something with deadlines."""
+
+    def check(self, now_s: float) -> None:
+        """Give up if a deadline has passed."""
+
+
+class Reactor:
+    """Reads sockets and keeps deadlines for one process. Make it after a fork, not before."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._epoll = monkey.get_original("select", "epoll")()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._watched: set[Watched] = set()
+        self._watcher = get_hub().loop.io(self._epoll.fileno(), _READABLE)  # an epoll descriptor can itself be polled
+        self._watcher.start(self._drain)
+        self._sweeper = gevent.spawn(self._sweep)
+
+    def add(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is readable or has ended; the callback must not block or switch."""
+        self._readers[fd] = on_readable
+        self._epoll.register(fd, _EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Forget a descriptor; before it is closed."""
+        if self._readers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def watch(self, watched: Watched) -> None:
+        """Check its deadlines from now on."""
+        self._watched.add(watched)
+
+    def unwatch(self, watched: Watched) -> None:
+        """Check them no more."""
+        self._watched.discard(watched)
+
+    def close(self) -> None:
+        """Stop; the sockets are their owners' to close."""
+        self._sweeper.kill(block=False)
+        self._watcher.stop()
+        self._watcher.close()
+        self._epoll.close()
+
+    def _drain(self) -> None:
+        for _ in range(_POLLS_PER_WAKE):
+            events = self._epoll.poll(0, _EVENTS_PER_POLL)
+            for fd, _ in events:
+                on_readable = self._readers.get(fd)  # a callback before it may have removed it
+                if on_readable is not None:
+                    on_readable()
+            if len(events) < _EVENTS_PER_POLL:
+                return
+
+    def _sweep(self) -> None:
+        while True:
+            gevent.sleep(SWEEP_S)
+            now_s = self._clock()
+            for watched in list(self._watched):
+                watched.check(now_s)

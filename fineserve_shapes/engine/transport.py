@@ -1,0 +1,202 @@
+"""Sockets without a greenlet of their own: connect (in a greenlet), then non-blocking bytes, plain or TLS."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import gevent.socket
+from gevent import monkey
+
+from fineserve_shapes.errors import InputError
+
+_RECV_BYTES = 2**16
+_Socket: type[socket.socket] = monkey.get_original("socket", "socket")
+
+
+class ConnectError(Exception):
+    """No connection: refused, unreachable, no such name, no TLS, or not in time."""
+
+
+class Target:
+    """Where requests go: a URL taken apart.
+
+    Raises InputError for anything but http(s)://host[:port][/path].
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise InputError(f"{url!r} is no URL: {error} (--host)") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8000 (--host)")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise InputError("the server's URL takes no user, password, query or fragment (--host)")
+        self.tls = parts.scheme == "https"
+        self.host: str = parts.hostname
+        self.port: int = port or (443 if self.tls else 80)
+        self.path = parts.path.rstrip("/").removesuffix("/v1")  # people paste the API's base as often as the server's
+        self.authority = parts.netloc
+
+    def __str__(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
+
+
+class Transport(Protocol):
+    """A connected, non-blocking byte stream."""
+
+    def fileno(self) -> int: ...
+
+    def recv(self) -> bytes:
+        """Bytes that are there; b"" at the end; BlockingIOError where there are none."""
+
+    def send_all(self, data: bytes, timeout_s: float) -> None:
+        """Send all, waiting in the calling greenlet; OSError when that fails (TimeoutError: in time)."""
+
+    def close(self) -> None: ...
+
+
+class PlainTransport:
+    """TCP."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.fileno = sock.fileno
+        self.close = sock.close
+
+    def recv(self) -> bytes:
+        return self._sock.recv(_RECV_BYTES)
+
+    def send_all(self, data: bytes, timeout_s: float) -> None:
+        until_s = time.perf_counter() + timeout_s
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._sock.send(view) :]
+            except BlockingIOError:
+                _wait_writable(self._sock, until_s)
+
+
+class TLSTransport:
+    """TLS over TCP, by memory buffers: the socket stays non-blocking and gevent out of the way."""
+
+    def __init__(self, plain: PlainTransport, context: ssl.SSLContext, host: str) -> None:
+        self._plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self.fileno = plain.fileno
+        self.close = plain.close
+
+    def handshake(self, timeout_s: float) -> None:
+        """Agree on keys; ssl.SSLError or OSError when that fails."""
+        until_s = time.perf_counter() + timeout_s
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush(until_s)
+            else:
+                self._flush(until_s)
+                return
+            _wait(self.fileno(), gevent.socket.wait_read, until_s)
+            data = self._plain.recv()
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection in the TLS handshake")
+            self._incoming.write(data)
+
+    def recv(self) -> bytes:
+        data = self._plain.recv()
+        if not data:
+            return b""
+        self._incoming.write(data)
+        parts: list[bytes] = []
+        while True:
+            try:
+                part = self._tls.read(_RECV_BYTES)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                return b"".join(parts)
+            if not part:
+                break
+            parts.append(part)
+        if not parts:
+            raise BlockingIOError(errno.EAGAIN, "half a TLS record")
+        return b"".join(parts)
+
+    def send_all(self, data: bytes, timeout_s: float) -> None:
+        self._tls.write(data)
+        self._flush(time.perf_counter() + timeout_s)
+
+    def _flush(self, until_s: float) -> None:
+        if self._outgoing.pending:
+            self._plain.send_all(self._outgoing.read(), until_s - time.perf_counter())
+
+
+def connect(target: Target, context: ssl.SSLContext | None, timeout_s: float) -> Transport:
+    """Connect in the calling greenlet. Raises ConnectError with one line that says why."""
+    until_s = time.perf_counter() + timeout_s
+    try:
+        with gevent.Timeout(timeout_s, TimeoutError()):
+            addresses = gevent.socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise ConnectError(f"the name {target.host} was not found within {timeout_s:g} s") from None
+    except OSError as error:
+        raise ConnectError(f"the name {target.host} cannot be found: {error.strerror or error}") from None
+    problem = "no address"
+    for family, kind, protocol, _, address in addresses:
+        sock = _Socket(family, kind, protocol)
+        try:
+            return _open(sock, address, target, context, until_s)
+        except TimeoutError:
+            problem = f"no connection to {target.authority} within {timeout_s:g} s"
+        except ssl.SSLError as error:
+            problem = f"TLS with {target.authority} failed: {error.reason or error}"
+            if isinstance(error, ssl.SSLCertVerificationError):
+                problem = f"the certificate of {target.authority} is not valid: {error.verify_message}"
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            problem = f"no connection to {target.authority}: {reason.lower()}"
+        except BaseException:
+            sock.close()
+            raise
+        sock.close()
+    raise ConnectError(problem)
+
+
+def _open(
+    sock: socket.socket, address: tuple[str, int], target: Target, context: ssl.SSLContext | None, until_s: float
+) -> Transport:
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        _wait_writable(sock, until_s)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    plain = PlainTransport(sock)
+    if context is None:
+        return plain
+    tls = TLSTransport(plain, context, target.host)
+    tls.handshake(until_s - time.perf_counter())
+    return tls
+
+
+def _wait_writable(sock: socket.socket, until_s: float) -> None:
+    _wait(sock.fileno(), gevent.socket.wait_write, until_s)
+
+
+def _wait(fd: int, wait: Callable[..., None], until_s: float) -> None:
+    left_s = until_s - time.perf_counter()
+    if left_s <= 0:
+        raise TimeoutError
+    wait(fd, timeout=left_s, timeout_exc=TimeoutError())

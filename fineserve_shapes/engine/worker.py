@@ -1,0 +1,241 @@
+"""Worker: one process that sends what the master leases to it, and says what became of it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import gevent
+import numpy as np
+
+from fineserve_shapes.engine import messages
+from fineserve_shapes.engine.clock import ClockEstimate
+from fineserve_shapes.engine.dispatch import Dispatcher
+from fineserve_shapes.engine.leases import LeaseHolder, Row
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.measure.outbox import Outbox
+from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.protocol.stream import StreamResult
+
+logger = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 0.2
+PING_EVERY_S = 1.0
+FIRST_PINGS = 20
+FIRST_PING_EVERY_S = 0.02
+HELLO_EVERY_S = 0.5
+
+Send = Callable[[str, dict[str, Any]], None]
+
+
+class Performer(Protocol):
+    """Turns rows into requests: the part of a worker that knows servers."""
+
+    def open(self) -> dict[str, Any]:
+        """Get ready (tokenizer, a first look at the server); facts for the master. Raises InputError where it cannot."""
+
+    def prepare(self, row: Row) -> Any:
+        """Make what the row needs, ahead of time."""
+
+    def perform(self, run: str, row: Row, prepared: Any) -> StreamResult:
+        """Send the row and wait for its end; never raises but for what kills a greenlet."""
+
+    def measured(self, rows: Records, itl_s: FloatArray) -> None:
+        """Requests that ended since the last call, and the gaps between their chunks, shape (n,), seconds."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class Worker:
+    """The worker's side of runs, one after the other.
+
+    send: hands a message to the master. local: master and worker are one process, so there is one clock and no fence.
+    finished: called when a run has been drained, before the last report leaves.
+    """
+
+    def __init__(self, send: Send, *, local: bool, finished: Callable[[], None]) -> None:
+        self._send = send
+        self._local = local
+        self._finished = finished
+        self._clock = ClockEstimate(same_clock=local)
+        self._performer: Performer | None = None
+        self._greenlets: list[gevent.Greenlet] = []
+        self._run: str | None = None
+        self._start_s = 0.0  # of the run, on the master's clock
+        self._holder = LeaseHolder(fenced=not local)
+        self._dispatcher: Dispatcher | None = None
+        self._draining = False
+        self._outbox = Outbox()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not ended."""
+        return self._dispatcher.in_flight if self._dispatcher else 0
+
+    def start(self, performer: Performer) -> None:
+        """A test starts: get ready, and tell the master until it answers."""
+        self.stop()
+        self._performer = performer
+        self._greenlets = [gevent.spawn(self._introduce, performer)]
+        if not self._local:
+            self._greenlets.append(gevent.spawn(self._ping))
+
+    def stop(self) -> None:
+        """The test is over, whatever is still going on."""
+        self._end_run(timeout_s=0)
+        gevent.killall(self._greenlets)
+        self._greenlets = []
+        self._run = self._dispatcher = None
+        if self._performer is not None:
+            self._performer.close()
+            self._performer = None
+
+    # messages from the master
+
+    def on_begin(self, data: Any) -> None:
+        """The run has a start: from now on there may be leases."""
+        run = messages.data_field(data, "run", str)
+        if self._performer is None or run == self._run:
+            return
+        self._end_run(timeout_s=0)
+        self._run, self._start_s = run, messages.data_field(data, "start_s", float)
+        self._draining = False
+        self._holder = LeaseHolder(fenced=not self._local)
+        self._outbox = Outbox()
+        self._dispatcher = Dispatcher(
+            self._holder, self._performer.prepare, self._perform, self._now_s, lambda at_s: at_s - self._shift_s
+        )
+        self._greenlets.append(gevent.spawn(self._report_regularly, run))
+
+    def on_lease(self, data: Any) -> None:
+        """Rows to send, or a sign of life."""
+        if self._dispatcher is None or data.get("run") != self._run:
+            return
+        rows = self._holder.lease(messages.unpack_lease(data))
+        if self._draining:
+            self._holder.void()
+        else:
+            self._dispatcher.add(rows)
+
+    def on_drain(self, data: Any) -> None:
+        """Send nothing more, wait for what is in flight, and report all of it. Blocks as long."""
+        if messages.data_field(data, "run", str) == self._run:
+            self._end_run(messages.data_field(data, "timeout_s", float))
+
+    def on_pong(self, data: Any) -> None:
+        """The master's answer to a ping."""
+        received_s = time.perf_counter()
+        sent_s, master_s = messages.data_field(data, "sent_s", float), messages.data_field(data, "master_s", float)
+        self._clock.answered(sent_s, master_s, received_s)
+
+    # the run
+
+    @property
+    def _shift_s(self) -> float:
+        """The run's time less this process's perf_counter."""
+        return self._clock.offset_s - self._start_s
+
+    def _now_s(self) -> float:
+        return time.perf_counter() + self._shift_s
+
+    def _introduce(self, performer: Performer) -> None:
+        try:
+            facts: dict[str, Any] = performer.open()
+        except InputError as error:
+            facts = {"error": str(error)}
+        facts["machine"] = machine()
+        while not self._local and self._clock.pings < FIRST_PINGS and "error" not in facts:
+            gevent.sleep(FIRST_PING_EVERY_S)
+        while True:
+            if self._run is None:
+                self._send(messages.HELLO, {**facts, "uncertainty_s": self._clock.uncertainty_s})
+            gevent.sleep(HELLO_EVERY_S)
+
+    def _ping(self) -> None:
+        while True:
+            self._send(messages.PING, {"sent_s": time.perf_counter()})
+            gevent.sleep(FIRST_PING_EVERY_S if self._clock.pings < FIRST_PINGS else PING_EVERY_S)
+
+    def _perform(self, row: Row, prepared: Any) -> None:
+        assert self._performer is not None
+        assert self._run is not None
+        result = self._performer.perform(self._run, row, prepared)
+        self._holder.done(row.request, result.outcome)
+        error = None if result.outcome == "ok" else (result.outcome, result.error or "")
+        itl_s = result.itl_s if error is None else np.empty(0)  # latencies are those of whole answers
+        self._outbox.add(_record(row, result, self._shift_s), itl_s, error)
+
+    def _report_regularly(self, run: str) -> None:
+        while run == self._run:
+            self._report()
+            gevent.sleep(REPORT_EVERY_S)
+
+    def _report(self) -> None:
+        payload = None
+        if (taken := self._outbox.take()) is not None:
+            rows, itl_s, payload = taken
+            if self._performer is not None:
+                self._performer.measured(rows, itl_s)
+        report = messages.pack_report(self._holder.report(self._now_s(), payload))
+        report |= {"run": self._run, "in_flight": self.in_flight, "uncertainty_s": self._clock.uncertainty_s}
+        self._send(messages.REPORT, report)
+
+    def _end_run(self, timeout_s: float) -> None:
+        if self._dispatcher is None:
+            return
+        self._draining = True
+        self._dispatcher.drain(timeout_s)
+        self._finished()
+        self._report()
+
+
+def machine() -> str:
+    """Something that tells this machine from others for as long as it runs."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
+
+
+def _record(row: Row, result: StreamResult, shift_s: float) -> tuple[Any, ...]:
+    """The row of RECORD for a request and its result."""
+
+    def at(time_s: float | None) -> float:
+        return np.nan if time_s is None else time_s + shift_s
+
+    metrics = result.server_metrics or {}
+    return (
+        row.request,
+        row.stream,
+        OUTCOMES.index(result.outcome),
+        result.short,
+        result.retried,
+        result.reused,
+        result.tokens_from == "usage",
+        result.first_chunk_known,
+        row.due_s,
+        at(result.sent_s),
+        at(result.first_token_s),
+        at(result.first_visible_s),
+        at(result.last_token_s),
+        at(result.end_s),
+        row.input_tokens,
+        row.output_tokens,
+        -1 if result.input_tokens is None else result.input_tokens,
+        -1 if result.output_tokens is None else result.output_tokens,
+        len(result.chunk_times_s),
+        result.first_chunk_tokens,
+        result.status or 0,
+        _milliseconds(metrics.get("time_to_first_token_ms")),
+        _milliseconds(metrics.get("mean_itl_ms")),
+    )
+
+
+def _milliseconds(value: object) -> float:
+    return value / 1e3 if isinstance(value, int | float) else np.nan

@@ -1,0 +1,67 @@
+"""Report: a summary as text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_LATENCY_ROWS = (
+    ("TTFT", "ttft"),
+    ("TTFT from due", "ttft_from_due"),
+    ("TPOT", "tpot"),
+    ("ITL", "itl"),
+    ("E2E", "e2e_latency"),
+)
+_MAX_ERRORS = 5
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """The summary of a run in some lines that fit a terminal."""
+    plan, ledger, fidelity = summary["plan"], summary["ledger"], summary["fidelity"]
+    ends = [
+        f"{count:,} {outcome}"
+        for outcome, count in ledger.items()
+        if outcome != "planned" and (count or outcome == "ok")
+    ]
+    marks = [f"{summary[mark]:,} {mark}" for mark in ("short", "retried") if summary[mark]]
+    lines = [
+        f"run {summary['run']}: {summary['mode']} against {summary['host']}, model {summary['model']}",
+        (
+            f"plan {plan['fingerprint']}: {_count(plan['requests'])} requests over {_number(plan['span_s'])} s,"
+            f" {_number(plan['rate_rps'])} requests/s"
+        ),
+        f"ledger: {ledger['planned']:,} planned = {' + '.join(ends)}" + (f"   ({', '.join(marks)})" if marks else ""),
+        (
+            f"sent: {_number(fidelity['sent_rate_rps'])} requests/s; lag p50 {_number(fidelity['lag_p50_ms'])} ms,"
+            f" p99 {_number(fidelity['lag_p99_ms'])} ms, max {_number(fidelity['lag_max_ms'])} ms"
+        ),
+        (
+            f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s,"
+            f" {_number(summary['request_throughput'])} requests/s,"
+            f" {_number(summary['input_throughput'])} input and {_number(summary['output_throughput'])} output tokens/s"
+        ),
+        "",
+        f"{'ms':<15}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p95", "p99")),
+    ]
+    for title, name in _LATENCY_ROWS:
+        values = [summary[f"{statistic}_{name}_ms"] for statistic in ("mean", "median", "p90", "p95", "p99")]
+        if values[0] is not None:
+            lines.append(f"{title:<15}" + "".join(f"{_number(value):>10}" for value in values))
+    for error in summary["errors"][:_MAX_ERRORS]:
+        lines.append(f"{error['requests']:,} x {error['outcome']}: {error['error']}")
+    if len(summary["errors"]) > _MAX_ERRORS:
+        lines.append(f"and {len(summary['errors']) - _MAX_ERRORS} other kinds of errors")
+    return "\n".join(lines)
+
+
+def _count(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"
+
+
+def _number(value: float | None) -> str:
+    """Three or four significant digits, without an exponent."""
+    if value is None:
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -1,0 +1,346 @@
+"""Session: binds the engine to Locust's runner. Messages, events and signals of one process meet here.
+
+A shape class in a locustfile makes one session a process. On the master and in a single process it drives runs; on
+workers and in a single process it sends requests.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import flask
+import gevent
+import orjson
+from locust import argument_parser
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+
+from fineserve_shapes import __version__
+from fineserve_shapes.engine import messages
+from fineserve_shapes.engine.master import Master, Run
+from fineserve_shapes.engine.messages import MessageError
+from fineserve_shapes.engine.worker import Worker, machine
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.ledger import failed
+from fineserve_shapes.measure.report import summary_text
+from fineserve_shapes.measure.summary import summarise
+from fineserve_shapes.options import Values
+from fineserve_shapes.performer import UserPerformer
+from fineserve_shapes.simulator.process import SimulatorProcess
+from fineserve_shapes.workload.plan import Plan
+
+if TYPE_CHECKING:
+    from fineserve_shapes.shapes import PlanShape
+
+logger = logging.getLogger(__name__)
+
+BEGIN_TIMEOUT_S = 20.0
+EXIT_BAD_INPUT = 2
+
+
+class WorkerSession:
+    """The sending side of a process."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        # Locust parses its own command line some fifty times over for every spawn message, which holds up the requests
+        # of this process for 0.1 s and more whenever another worker joins. The answer is always the same.
+        argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
+        runner = environment.runner
+        local = isinstance(runner, LocalRunner)
+        self.worker = Worker(
+            lambda kind, data: runner.send_message(kind, data), local=local, finished=self._send_statistics
+        )
+        for kind, listener in (
+            (messages.BEGIN, self.worker.on_begin),
+            (messages.LEASE, self.worker.on_lease),
+            (messages.PONG, self.worker.on_pong),
+        ):
+            runner.register_message(kind, _checked(listener))
+        # waiting for requests in flight must not hold up other messages
+        runner.register_message(messages.DRAIN, _checked(self.worker.on_drain), concurrent=True)
+        environment.events.test_start.add_listener(self._on_test_start)
+        environment.events.test_stop.add_listener(self._on_test_stop)
+        environment.events.quitting.add_listener(self._on_test_stop)
+
+    def _on_test_start(self, **_: Any) -> None:
+        self.worker.start(UserPerformer(self._environment))
+
+    def _on_test_stop(self, **_: Any) -> None:
+        self.worker.stop()
+
+    def _send_statistics(self) -> None:
+        """Locust's own, now rather than in three seconds: the master stops listening soon after."""
+        if isinstance(self._environment.runner, WorkerRunner):
+            self._environment.runner._send_stats()
+
+
+class MasterSession:
+    """The driving side of a process."""
+
+    def __init__(self, environment: Any, shape: PlanShape) -> None:
+        self._environment = environment
+        self._shape = shape
+        self._runner = environment.runner
+        self._simulator: SimulatorProcess | None = None
+        self._interrupted = False
+        self._planned: Planned | None = None
+        self._summary: dict[str, Any] | None = None
+        self.error: InputError | None = None  # why the last start failed
+        self.master = Master(
+            lambda kind, data, worker: self._runner.send_message(kind, data, client_id=worker), self._connected
+        )
+        for kind, listener in (
+            (messages.HELLO, self._on_hello),
+            (messages.PING, self.master.on_ping),
+            (messages.REPORT, self.master.on_report),
+        ):
+            self._runner.register_message(kind, _checked_from(listener))
+        environment.events.test_stopping.add_listener(self._on_test_stopping)
+        environment.events.quitting.add_listener(self._on_quitting)
+        environment.events.quit.add_listener(self._on_quit)
+        self._start_shape = self._runner.start_shape
+        self._runner.start_shape = self._checked_start_shape
+        if environment.web_ui is not None:
+            self._wrap_swarm(environment.web_ui)
+        if environment.parsed_options.headless:
+            # Locust itself listens for SIGTERM only once a headless run is over
+            gevent.signal_handler(signal.SIGTERM, self._on_sigterm)
+            try:  # now, before workers connect and anything starts
+                self._planned = self._plan()
+            except InputError as error:
+                _exit_with(error)
+
+    # for the shape
+
+    @property
+    def workers(self) -> int:
+        """How many processes send."""
+        return int(self._runner.worker_count)
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is to be stopped now."""
+        run = self.master.run
+        return self._interrupted or (run is not None and run.over)
+
+    # starting
+
+    def _checked_start_shape(self) -> None:
+        """Start a run, or keep the reason why that cannot be."""
+        if self._runner.shape_greenlet is not None:
+            self._start_shape()  # Locust says that a run is going on
+            return
+        self.error, self._interrupted, self._summary = None, False, None
+        try:
+            planned = self._planned or self._plan()
+            self._provide_host()
+        except InputError as error:
+            self.error = error
+            if self._environment.parsed_options.headless:
+                _exit_with(error)
+            logger.error("%s", error)
+            return
+        self._planned = None if self._environment.web_ui else planned
+        self._begin(planned)
+        self._start_shape()
+
+    def _plan(self) -> Planned:
+        """The plan that the options ask for, up to the run time."""
+        options = self._environment.parsed_options
+        values = Values(options)
+        plan = self._shape.plan(values)
+        run_time_s = float(options.run_time) if getattr(options, "run_time", None) else None
+        if run_time_s is not None:
+            plan = plan.between(0.0, run_time_s)
+        if plan.requests is None and run_time_s is None:
+            logger.info("the plan is read while it runs: how many requests it has is known at its end")
+        drain_timeout_s = values.number("--drain-timeout")
+        return Planned(
+            plan,
+            values,
+            run_time_s,
+            30.0 if drain_timeout_s is None else drain_timeout_s,
+            values.path("--output-file"),
+        )
+
+    def _begin(self, planned: Planned) -> None:
+        plan = planned.plan
+        run = Run(plan, plan.requests, planned.run_time_s)
+        logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
+        self._current = planned
+        self.master.begin(run)
+
+    def _provide_host(self) -> None:
+        """Without a host the simulator stands in, and the run says so."""
+        environment = self._environment
+        if environment.host or any(found.host for found in environment.user_classes):
+            return
+        if self._simulator is None:
+            self._simulator = SimulatorProcess().start()
+        environment.host = self._simulator.url
+        logger.warning("no --host: the simulator at %s stands in, and all figures are its own", self._simulator.url)
+
+    def _wrap_swarm(self, web_ui: Any) -> None:
+        """Show why a start failed beside the form, rather than claim that it succeeded."""
+        swarm = web_ui.app.view_functions["locust.swarm"]
+
+        def checked_swarm() -> Any:
+            before = self.master.run
+            response = swarm()
+            run = self.master.run
+            if self.error is None and run is not None and run is not before:
+                run.begun.wait(BEGIN_TIMEOUT_S)
+                self.error = run.failure
+            if self.error is None:
+                return response
+            return flask.jsonify({"success": False, "message": str(self.error), "host": self._environment.host})
+
+        web_ui.app.view_functions["locust.swarm"] = checked_swarm
+
+    # messages
+
+    def _connected(self) -> list[str]:
+        if isinstance(self._runner, MasterRunner):
+            clients = self._runner.clients
+            return [node.id for node in clients.ready + clients.spawning + clients.running]
+        return ["local"]
+
+    def _on_hello(self, worker: str, data: Any) -> None:
+        if self._simulator is not None and isinstance(data, dict) and data.get("machine") != machine():
+            data = {"error": f"worker {worker} cannot reach the simulator, which listens on the master's machine alone"
+                             " (--host names a server that all can reach)"}  # fmt: skip
+        self.master.on_hello(worker, data)
+
+    # ending
+
+    def _on_sigterm(self) -> None:
+        logger.info("SIGTERM: the run is being stopped")
+        self._interrupted = True
+
+    def _on_test_stopping(self, **_: Any) -> None:
+        self._finish()
+
+    def _on_quitting(self, **_: Any) -> None:
+        self._finish()
+        if self._simulator is not None:
+            self._simulator.stop()
+
+    def _on_quit(self, **_: Any) -> None:
+        """Locust has printed its tables."""
+        if self._summary is not None and self._environment.web_ui is None:
+            _print_summary(self._summary)
+
+    def _finish(self) -> None:
+        """End the run: drain, close the ledger, write the summary."""
+        run = self.master.run
+        if run is None or self._summary is not None:
+            return
+        planned = self._current
+        self.master.drain(planned.drain_timeout_s)
+        self.master.run = None
+        if run.failure is not None:
+            self._environment.process_exit_code = EXIT_BAD_INPUT
+            if run.start_s is None:
+                return
+        elif self._environment.process_exit_code is None and not failed(run.book.ledger):
+            self._environment.process_exit_code = (
+                0  # what we cancelled ourselves is no failure, though Locust counts it
+            )
+        self._summary = self._summarise(run, planned)
+        if planned.output_file is not None:
+            _write_summary(self._summary, planned.output_file)
+        if self._environment.web_ui is not None:
+            _print_summary(self._summary)
+
+    def _summarise(self, run: Run, planned: Planned) -> dict[str, Any]:
+        facts = next(iter(run.facts.values()), {})
+        about = {
+            "run": run.id,
+            "mode": self._shape.mode,
+            "backend": planned.values.text("--backend"),
+            "host": self._environment.host,
+            "simulator": self._simulator is not None,
+            "model": facts.get("model"),
+            "prompt_form": facts.get("prompt_form"),
+            "inexact_prompts": facts.get("inexact"),
+            "seed": planned.values.count("--seed"),
+            "started_at": datetime.fromtimestamp(run.started_at, UTC).isoformat(timespec="milliseconds"),
+            "version": __version__,
+            "error": None if run.failure is None else str(run.failure),
+        }
+        plan = {**planned.plan.description(), "run_time_s": planned.run_time_s}
+        summary = summarise(run.totals, run.book.ledger, plan, about, run.workers)
+        summary["fidelity"] |= {"passed_on": run.book.passed_on, "malformed_reports": run.malformed}
+        return summary
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run that is ready to start: all that its options ask for, as values."""
+
+    plan: Plan
+    values: Values
+    run_time_s: float | None
+    drain_timeout_s: float
+    output_file: Path | None
+
+
+def _exit_with(error: InputError) -> NoReturn:
+    sys.stderr.write(f"locust: error: {error}\n")
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    sys.stdout.write(f"\n{summary_text(summary)}\n")
+    sys.stdout.flush()
+
+
+def _write_summary(summary: dict[str, Any], path: Path) -> None:
+    lines = path.suffix == ".jsonl"
+    data = orjson.dumps(summary, option=orjson.OPT_APPEND_NEWLINE | (0 if lines else orjson.OPT_INDENT_2))
+    try:
+        with path.open("ab" if lines else "wb") as file:
+            file.write(data)
+    except OSError as error:
+        logger.error("cannot write the summary to %s: %s (--output-file)", path, error.strerror)
+
+
+def _checked(listener: Callable[[Any], None]) -> Callable[..., None]:
+    """A listener for Locust's messages: one that cannot be read is counted out, not a crash."""
+
+    def on_message(msg: Any, **_: Any) -> None:
+        try:
+            listener(msg.data)
+        except MessageError as error:
+            logger.warning("a message %s was dropped: %s", msg.type, error)
+
+    return on_message
+
+
+def _checked_from(listener: Callable[[str, Any], None]) -> Callable[..., None]:
+    """The same for listeners that want to know the sender."""
+
+    def on_message(msg: Any, **_: Any) -> None:
+        try:
+            listener(msg.node_id, msg.data)
+        except MessageError as error:
+            logger.warning("a message %s from %s was dropped: %s", msg.type, msg.node_id, error)
+
+    return on_message
+
+
+def bind(environment: Any, shape: PlanShape) -> MasterSession | None:
+    """Bind this process, whatever its part; the driving side comes back where there is one."""
+    if not isinstance(environment.runner, MasterRunner):
+        WorkerSession(environment)
+    if isinstance(environment.runner, WorkerRunner):
+        return None
+    return MasterSession(environment, shape)

@@ -1,0 +1,104 @@
+"""Shapes: which plan a run follows, for Locust.
+
+A shape class in a locustfile is all the wiring there is: it adds its options to the command line and the web form, and
+binds the process to the engine. Its users stay as they are, one inert instance a process; the load comes from the plan.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+from locust import LoadTestShape, events
+
+from fineserve_shapes import options, session
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.options import Values
+from fineserve_shapes.users import ArrivalUser
+from fineserve_shapes.workload.plan import Plan
+from fineserve_shapes.workload.replay import trace_plan
+from fineserve_shapes.workload.trace import open_trace
+
+logger = logging.getLogger(__name__)
+
+
+class PlanShape(LoadTestShape):
+    """A shape that follows a plan: override `plan`.
+
+    mode: its name in the results. option_list: the options that it reads.
+    """
+
+    abstract = True
+    use_common_options: ClassVar[bool] = True  # the run time is read; Locust would say that it is ignored
+    mode: ClassVar[str]
+    option_list: ClassVar[tuple[options.Option, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.abstract:
+            events.init_command_line_parser.add_listener(cls._add_options)
+            events.init.add_listener(cls._bind)
+
+    def plan(self, values: Values) -> Plan:
+        """The plan of a run with these options. Raises InputError where there is none."""
+        raise NotImplementedError
+
+    def tick(self) -> tuple[int, float] | None:
+        """One inert user per process that sends; None ends the run."""
+        driving = type(self).driving
+        if driving is None or driving.over:
+            return None
+        workers = driving.workers
+        return (workers, max(workers, 1.0))
+
+    driving: ClassVar[session.MasterSession | None] = None
+
+    @classmethod
+    def _add_options(cls, parser: Any, **_: Any) -> None:
+        options.add(parser, cls.option_list)
+        for user_class in _subclasses(ArrivalUser):
+            options.add(parser, user_class.options())
+        options.add(parser, options.RUN)
+
+    @classmethod
+    def _bind(cls, environment: Any, **_: Any) -> None:
+        shape = environment.shape_class
+        if isinstance(shape, cls):
+            cls.driving = session.bind(environment, shape)
+        elif shape is None:  # a worker knows the class alone
+            session.bind(environment, cls())
+
+
+class ReplayShape(PlanShape):
+    """Replays a recorded trace: each request at its recorded time, with its recorded lengths.
+
+    trace: the trace to replay where --request-trace-csv names none.
+    """
+
+    abstract = True
+    mode = "replay"
+    option_list = options.TRACE
+    trace: ClassVar[str | Path | None] = None
+
+    def plan(self, values: Values) -> Plan:
+        """The trace, cut, cleaned and scaled by the options."""
+        path = values.path("--request-trace-csv") or self.trace
+        if path is None:
+            raise InputError("no trace to replay (--request-trace-csv)")
+        scale = values.number("--time-scale")
+        trace = open_trace(path, options.trace_options(values))
+        plan = trace_plan(trace, time_scale=1.0 if scale is None else scale, num_prompts=values.count("--num-prompts"))
+        logger.info("%s", trace.opening.line())
+        for warning in trace.opening.warnings:
+            logger.warning("%s", warning)
+        return plan
+
+
+def _subclasses(base: type) -> list[Any]:
+    """All concrete classes below a base."""
+    below: list[Any] = []
+    child: Any  # what is looked for are attributes of Locust's classes
+    for child in base.__subclasses__():
+        below += [child, *_subclasses(child)]
+    return [found for found in below if not getattr(found, "abstract", True)]

@@ -1,0 +1,236 @@
+"""Users: what one request of a plan is, for Locust.
+
+A user class in a locustfile says how a request is sent; when it is sent is the plan's business. One instance serves all
+requests of its process, many at once, so keep no state of one request on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gevent
+from locust import User
+
+from fineserve_shapes import __version__, options
+from fineserve_shapes.engine.client import Client, Deadlines
+from fineserve_shapes.engine.preflight import ServedModel, find_model
+from fineserve_shapes.engine.reactor import Reactor
+from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.options import Values
+from fineserve_shapes.protocol.openai import Api, BodyTemplate, body_fields, shorten
+from fineserve_shapes.protocol.stream import StreamReader, StreamResult
+from fineserve_shapes.workload.prompts import Form, Prompt, PromptSource, open_prompts
+from fineserve_shapes.workload.tokenids import VOCAB_SIZE
+
+logger = logging.getLogger(__name__)
+
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """One request of the plan.
+
+    id: `<run>-<index>`, the same in the plan, the server's log and the records. due_s: seconds from the start of the run.
+    prepared: what the user's `prepare` made of it.
+    """
+
+    id: str
+    index: int
+    due_s: float
+    input_tokens: int
+    output_tokens: int
+    stream: int
+    prepared: Any = None
+
+
+class ArrivalUser(User):
+    """Any Locust client, driven open loop by a plan: override `perform`, which gets the request.
+
+    Locust starts one inert instance a process, so that a run has users; requests do not come from its tasks. Use it with
+    another client as `class MyUser(ArrivalUser, FastHttpUser)`.
+    """
+
+    abstract = True
+    tasks: ClassVar[list[Any]] = [lambda _user: None]  # never run; Locust wants one
+
+    def open(self) -> dict[str, Any]:
+        """Get ready for a run, before its time 0. Facts that come back are shown by the master; the entry `digest` is
+        compared between workers. Raises InputError, which ends the run with its one line."""
+        return {}
+
+    def prepare(self, request: PlannedRequest) -> Any:  # noqa: ARG002
+        """Make what the request needs, up to a second before it is due. The result is `request.prepared`."""
+        return None
+
+    def perform(self, request: PlannedRequest) -> StreamResult | None:
+        """Send the request and wait for its end.
+
+        Return a StreamResult to have it measured and shown under `name_of`; None where the client has fired Locust's
+        request event itself. An exception is a failure.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.perform sends a request: override it")
+
+    def result(self, request: PlannedRequest, result: StreamResult) -> None:
+        """Called with every result: for what is to be done with answers beside measuring them."""
+
+    def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
+        """The type and name under which Locust shows the request. Few names: each is a row of its own, for ever."""
+        return "OPEN", type(self).__name__
+
+    def close(self) -> None:
+        """The run is over."""
+
+    @classmethod
+    def options(cls) -> tuple[options.Option, ...]:
+        """The options that the class reads."""
+        return ()
+
+    def run(self) -> None:
+        """Locust's part: nothing, until the user is stopped."""
+        while True:
+            gevent.sleep(3600)
+
+
+class _OpenAIUser(ArrivalUser):
+    """What completions and chat have in common."""
+
+    abstract = True
+    api: Api
+
+    _reactor: Reactor | None = None
+    _client: Client
+    _template: BodyTemplate
+    _prompts: PromptSource
+
+    def open(self) -> dict[str, Any]:
+        """Make the client, look at the server, and get the prompts ready."""
+        values = Values(self.environment.parsed_options)
+        host = self.environment.host or self.host
+        if not host:
+            raise InputError("no server to send to (--host)")
+        target = Target(host)
+        deadlines = options.deadlines(values)
+        model = self._model(values, target, deadlines)
+        backend = values.text("--backend") or "vllm"
+        self._streams = not values.switch("--disable-stream")
+        self._template = BodyTemplate(
+            self.api,
+            body_fields(
+                model.name,
+                backend=backend,
+                stream=self._streams,
+                ignore_eos=not values.switch("--disable-ignore-eos"),
+                extra=values.json_object("--extra-request-body"),
+            ),
+        )
+        self._prompts = open_prompts(
+            self._form(values.text("--prompt-form") or "auto", backend),
+            seed=options.seed(values),
+            tokenizer=values.text("--tokenizer"),
+            dataset_path=values.path("--dataset-path"),
+            prompt_suffix=values.text("--prompt-suffix") or "",
+            vocab_size=values.count("--vocab-size") or VOCAB_SIZE,
+            apply_chat_template=values.switch("--apply-chat-template"),
+        )
+        # text that is checked against a tokenizer takes milliseconds, in which the interpreter's lock is free
+        self._slow_prompts = values.text("--tokenizer") is not None and self._prompts.form != "token_ids"
+        self._reactor = Reactor(time.perf_counter)
+        self._client = Client(target, self._reactor, deadlines, self.headers())
+        return {
+            "model": model.name,
+            "max_model_len": model.max_model_len,
+            "digest": self._prompts.digest,
+            "prompt_form": self._prompts.form,
+            "inexact": self._prompts.inexact,
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Headers of every request."""
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream" if self._streams else "application/json",
+            "User-Agent": f"fineserve-shapes/{__version__}",
+        }
+        return headers | _authorization()
+
+    def prepare(self, request: PlannedRequest) -> Prompt:
+        """The prompt, of the asked length."""
+        if self._slow_prompts:
+            return gevent.get_hub().threadpool.apply(self._prompts.prompt, (request.index, request.input_tokens))
+        return self._prompts.prompt(request.index, request.input_tokens)
+
+    def body(self, request: PlannedRequest) -> bytes:
+        """The JSON body of a request."""
+        return self._template.body(request.prepared.json, request.output_tokens)
+
+    def perform(self, request: PlannedRequest) -> StreamResult:
+        """POST the request and read the answer."""
+        reader = StreamReader(request.output_tokens)
+        return self._client.post(self.api, self.body(request), reader, {"X-Request-Id": request.id})
+
+    def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
+        """POST and the path."""
+        return "POST", str(self.api)
+
+    def close(self) -> None:
+        """Close connections."""
+        if self._reactor is not None:
+            self._client.close()
+            self._reactor.close()
+            self._reactor = None
+
+    @classmethod
+    def options(cls) -> tuple[options.Option, ...]:
+        """Server and prompts."""
+        return options.SERVER + options.PROMPTS
+
+    def _model(self, values: Values, target: Target, deadlines: Deadlines) -> ServedModel:
+        wanted = values.text("--model")
+        if values.switch("--skip-preflight"):
+            if wanted is None:
+                raise InputError("without a look at the server its model is not known: name it (--model)")
+            return ServedModel(wanted)
+        return find_model(target, wanted, _authorization(), deadlines.connect_s)
+
+    def _form(self, asked: str, backend: str) -> Form:
+        if self.api is Api.CHAT:
+            if asked == "tokens":
+                raise InputError("chats take no token ids: --prompt-form tokens is for completions")
+            return "chat"
+        return "token_ids" if asked == "tokens" or (asked == "auto" and backend == "vllm") else "text"
+
+
+class CompletionUser(_OpenAIUser):
+    """`/v1/completions`: the recorded number of tokens in, the recorded number out."""
+
+    abstract = True
+    api = Api.COMPLETIONS
+
+
+class ChatUser(_OpenAIUser):
+    """`/v1/chat/completions`: each prompt is one message of a user."""
+
+    abstract = True
+    api = Api.CHAT
+
+
+def failure(error: Exception, sent_s: float) -> StreamResult:
+    """The result of a `perform` that raised."""
+    outcome = "stream_error"
+    if isinstance(error, TimeoutError):
+        outcome = "timeout"
+    elif isinstance(error, ConnectionError):
+        outcome = "connect_error"
+    return StreamResult(outcome, shorten(f"{type(error).__name__}: {error}"), sent_s, time.perf_counter())
+
+
+def _authorization() -> dict[str, str]:
+    """The key, from the environment of this process and nowhere else."""
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
