@@ -1,0 +1,89 @@
+"""JsonlFile: a trace as one JSON object per line, perhaps compressed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.workload.timestamps import DATE_TIME, is_date_time
+from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, open_bytes, readable, wrong_value
+
+
+class JsonlFile:
+    """The keys of the first object name the columns; a key that a later object lacks is a missing value."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        first = next(self._objects(), None)
+        if first is None:
+            raise InputError(f"{path}: the file is empty")
+        self.names = tuple(first)
+
+    def told_unit(self, timestamp: str) -> str | None:
+        values = (values.get(timestamp) for values in islice(self._objects(), PEEK_ROWS))
+        first = next((value for value in values if value is not None), None)
+        return DATE_TIME if isinstance(first, str) and is_date_time(first) else None
+
+    def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
+        objects = self._objects()
+        first_row = 0
+        while batch := list(islice(objects, rows)):
+            numbers = {}
+            for name in wanted.numbers:
+                values = [fields.get(name) for fields in batch]
+                if wanted.date_times and name == wanted.numbers[0]:
+                    numbers[name] = date_ticks(self, name, pd.Series(values, dtype=object), first_row)
+                else:
+                    numbers[name] = self._floats(name, values, first_row)
+            texts = {name: pd.Categorical([_label(fields.get(name)) for fields in batch]) for name in wanted.texts}
+            yield Chunk(len(batch), numbers, texts)
+            first_row += len(batch)
+
+    def place(self, row: int) -> str:
+        line = next(islice((number for number, _ in self._lines()), row, None))
+        return f"row {row + 1} (line {line})"
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Number (from 1) and text of the lines that are not blank."""
+        with readable(self.path), open_bytes(self.path) as stream:
+            for number, line in enumerate(stream, 1):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if text.strip():
+                    yield number, text
+
+    def _objects(self) -> Iterator[dict[str, Any]]:
+        for number, line in self._lines():
+            try:
+                fields = orjson.loads(line)
+            except ValueError as error:
+                raise InputError(f"{self.path}: line {number} is no JSON: {error}") from error
+            if not isinstance(fields, dict):
+                raise InputError(f"{self.path}: line {number} is no JSON object")
+            yield fields
+
+    def _floats(self, name: str, values: list[Any], first_row: int) -> FloatArray:
+        if set(map(type, values)) <= {int, float, type(None)}:
+            return np.array(values, dtype=np.float64)  # None becomes NaN
+        floats = np.empty(len(values))
+        for row, value in enumerate(values):
+            try:
+                floats[row] = math.nan if value is None else float(value)
+                proper = not isinstance(value, bool)
+            except (TypeError, ValueError):
+                proper = False
+            if not proper:
+                raise wrong_value(self, first_row + row, name, value, "is no number")
+        return floats
+
+
+def _label(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,94 @@
+"""ParquetFile: a trace as columns on disk, memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.workload.timestamps import DATE_TIME, PER_SECOND, is_date_time
+from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, readable, shortened
+
+UNIT_KEY = b"fineserve.timestamp_unit"
+
+
+class ParquetFile:
+    """The unit of the timestamps is the column's own (an Arrow timestamp) or in the metadata under `UNIT_KEY`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty")
+        with readable(path), pq.ParquetFile(path, memory_map=True) as file:
+            self._schema = file.schema_arrow
+        self.names = tuple(self._schema.names)
+
+    def told_unit(self, timestamp: str) -> str | None:
+        kind = self._schema.field(timestamp).type
+        if _is_text(kind):
+            return DATE_TIME if self._starts_with_date_time(timestamp) else None
+        if pa.types.is_timestamp(kind):
+            return str(kind.unit)
+        unit = (self._schema.metadata or {}).get(UNIT_KEY)
+        if unit is None:
+            return None
+        name = str(unit.decode("utf-8", "replace"))
+        if name not in PER_SECOND:
+            raise InputError(
+                f"{self.path}: its metadata give the timestamp unit {shortened(name)!r}, which is none of"
+                f" {', '.join(PER_SECOND)}; say it with --timestamp-unit"
+            )
+        return name
+
+    def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
+        first_row = 0
+        with readable(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
+            for batch in file.iter_batches(rows, columns=[*wanted.numbers, *wanted.texts]):
+                numbers = {}
+                for name in wanted.numbers:
+                    values = batch.column(name)
+                    if wanted.date_times and name == wanted.numbers[0]:
+                        numbers[name] = date_ticks(self, name, values.to_pandas().astype(object), first_row)
+                    else:
+                        numbers[name] = self._floats(name, values)
+                texts = {
+                    name: pd.Categorical(batch.column(name).cast(pa.string()).to_pandas()) for name in wanted.texts
+                }
+                yield Chunk(batch.num_rows, numbers, texts)
+                first_row += batch.num_rows
+
+    def place(self, row: int) -> str:
+        return f"row {row + 1}"
+
+    def _starts_with_date_time(self, timestamp: str) -> bool:
+        with readable(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
+            for batch in file.iter_batches(PEEK_ROWS, columns=[timestamp]):
+                first = batch.column(0).drop_null()[:1].to_pylist()
+                return bool(first) and is_date_time(str(first[0]))
+        return False
+
+    def _floats(self, name: str, values: pa.Array) -> FloatArray:
+        kind = values.type
+        if pa.types.is_timestamp(kind):
+            values = values.cast(pa.int64())
+        elif not (
+            pa.types.is_integer(kind)
+            or pa.types.is_floating(kind)
+            or pa.types.is_decimal(kind)
+            or pa.types.is_null(kind)
+        ):
+            raise InputError(f"{self.path}: column {shortened(name)} holds {kind}, not numbers")
+        # beyond 2**53 whole numbers are rounded: nanoseconds since 1970 to a quarter of a microsecond
+        floats = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return np.asarray(floats, dtype=np.float64)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

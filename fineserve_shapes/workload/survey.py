@@ -1,0 +1,127 @@
+"""TraceSurvey: what a reading of a trace found: rows, what was dropped and why, span, rate."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fineserve_shapes.workload.timestamps import TimestampUnit
+
+DROP_REASONS = ("missing_timestamp", "below_one", "beyond_max_model_len")
+CLAMP_BITS = {"below_one": np.uint8(1), "beyond_max_model_len": np.uint8(2)}
+
+# No recording of one service lies outside of these; a wrong unit does, by a factor of a thousand or more.
+PLAUSIBLE_RATE_RPS = (1e-3, 1e4)
+PLAUSIBLE_SPAN_S = 60 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSurvey:
+    """Counts of a reading; rows = kept + filtered + outside_slice + the sum of dropped.
+
+    rows: data rows in the file.
+    filtered: rows that the architecture or scale filter left out; nothing else is asked of them.
+    dropped: reason -> rows; each row has one, the first that holds in the order of `DROP_REASONS`.
+    clamped: reason -> kept rows whose lengths were changed; a row may have both.
+    outside_slice: rows neither filtered nor dropped, but before or after the slice.
+    timestamp_unit, unit_reason: "s", "ms", "us", "ns" or "date-time", and how we know.
+    span_s: trace seconds from time 0 (the start of the slice; without one, the first kept row) to the last kept row.
+    rate_rps: kept / span_s, the mean; None where the span is 0.
+    warnings: texts for the log.
+    complete: False while only the head of a long file has been read.
+    """
+
+    name: str
+    rows: int
+    kept: int
+    filtered: int
+    outside_slice: int
+    dropped: Mapping[str, int]
+    clamped: Mapping[str, int]
+    timestamp_unit: str
+    unit_reason: str
+    span_s: float
+    rate_rps: float | None
+    warnings: tuple[str, ...]
+    complete: bool
+
+    def line(self) -> str:
+        """One paragraph for the log."""
+        counts = f"{self.rows:,} rows" if self.complete else f"the first {self.rows:,} rows of a longer file"
+        left_out = {"filtered out": self.filtered, "outside of the slice": self.outside_slice, **self.dropped}
+        for title, reasons in (("dropped", left_out), ("clamped", self.clamped)):
+            named = [f"{rows:,} {reason}" for reason, rows in reasons.items() if rows]
+            if named:
+                counts += f", {title} {', '.join(named)}"
+        rate = "" if self.rate_rps is None else f", mean rate {self.rate_rps:.4g}/s"
+        return (
+            f"trace {self.name}: {counts}; {self.kept:,} kept, span {human_span(self.span_s)}{rate};"
+            f" timestamps: {self.timestamp_unit} ({self.unit_reason})"
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counts of a reading under way.
+
+    clean, clean_span_s: rows that the filter and the cleaning left, before the slice. labels: filter column -> what it
+    holds.
+    """
+
+    rows: int = 0
+    filtered: int = 0
+    outside_slice: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
+    clamped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLAMP_BITS, 0))
+    clean: int = 0
+    clean_span_s: float = 0.0
+    span_s: float = 0.0
+    labels: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def survey(self, name: str, unit: TimestampUnit, complete: bool) -> TraceSurvey:
+        """The counts so far, as a value."""
+        return TraceSurvey(
+            name=name,
+            rows=self.rows,
+            kept=self.kept,
+            filtered=self.filtered,
+            outside_slice=self.outside_slice,
+            dropped=dict(self.dropped),
+            clamped=dict(self.clamped),
+            timestamp_unit=unit.name,
+            unit_reason=unit.reason,
+            span_s=self.span_s,
+            rate_rps=self.kept / self.span_s if self.span_s > 0 else None,
+            warnings=self._warnings(unit),
+            complete=complete,
+        )
+
+    def _warnings(self, unit: TimestampUnit) -> tuple[str, ...]:
+        # of all clean rows: a slice may be as sparse as it likes
+        if unit.certain or self.clean < 2 or self.clean_span_s <= 0:
+            return ()
+        rate_rps = self.clean / self.clean_span_s
+        low, high = PLAUSIBLE_RATE_RPS
+        if low <= rate_rps <= high and self.clean_span_s <= PLAUSIBLE_SPAN_S:
+            return ()
+        warning = (
+            f"read in {unit.name}, the trace spans {human_span(self.clean_span_s)} at a mean rate of {rate_rps:.3g}/s,"
+            " which is hardly what was recorded: check the unit of its timestamps (--timestamp-unit s, ms, us or ns)"
+        )
+        return (warning,)
+
+
+def human_span(seconds: float) -> str:
+    """A span with the unit that suits it.
+
+    >>> [human_span(seconds) for seconds in (28797.15, 90.0, 1.5, 86400.0 * 333)]
+    ['8.0 h', '1.5 min', '1.5 s', '333.0 days']
+    """
+    for name, length_s in (("days", 2 * 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= length_s:
+            return f"{seconds / min(length_s, 86_400.0):.1f} {name}"
+    return f"{seconds:.3g} s"
