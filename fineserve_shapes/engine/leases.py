@@ -100,7 +100,7 @@ class _Member:
     epoch: int = 0
     alive: bool = True
     held: dict[int, Row] = field(default_factory=dict)
-    unknown: dict[int, Row] = field(default_factory=dict)
+    unknown: dict[int, tuple[int, Row]] = field(default_factory=dict)  # with the epoch in which they were held
     given: int = 0  # leases with rows in this epoch
     unconfirmed: deque[tuple[int, float, Sequence[Row]]] = field(default_factory=deque)
     batches: int = 0
@@ -166,15 +166,15 @@ class LeaseBook:
         if member is None or not member.alive:
             return
         member.alive = False
-        member.epoch += 1
-        member.given, member.unconfirmed = 0, deque()
         for request, row in member.held.items():
             if row.due_s > member.seen_s + self._fence_s + ROUNDING_S:
                 self._take_back(row)
             else:
-                member.unknown[request] = row
+                member.unknown[request] = (member.epoch, row)
                 self.ledger.end("unknown")
         member.held = {}
+        member.epoch += 1
+        member.given, member.unconfirmed = 0, deque()
 
     def step(self, now_s: float) -> list[tuple[str, Lease]]:
         """The messages that are due now: new leases, those to be sent again, and signs of life."""
@@ -247,7 +247,7 @@ class LeaseBook:
         self.stop()
         for member in self._members.values():
             self.ledger.end("unknown", len(member.held))
-            member.unknown.update(member.held)
+            member.unknown.update((request, (member.epoch, row)) for request, row in member.held.items())
             member.held = {}
 
     def _lease(self, member: _Member, number: int | None, rows: Sequence[Row]) -> Lease:
@@ -290,13 +290,12 @@ class LeaseBook:
         self.ledger.end(outcome)
 
     def _give_back(self, member: _Member, request: int, epoch: int) -> None:
-        row = member.held.pop(request, None) if epoch == member.epoch else None
-        if row is None:
-            row = member.unknown.pop(request, None)
-            if row is None:
-                return  # passed on already
+        if epoch == member.epoch and request in member.held:
+            self._take_back(member.held.pop(request))
+        elif member.unknown.get(request, (None,))[0] == epoch:
             self.ledger.reopen("unknown")
-        self._take_back(row)
+            self._take_back(member.unknown.pop(request)[1])
+        # else it has been passed on already
 
 
 def _columns(block: Block) -> tuple[npt.NDArray[Any], ...]:

@@ -99,7 +99,7 @@ class World:
             self.step()
 
 
-hostile = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hostile = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**32)
 
 
