@@ -1,0 +1,259 @@
+"""An answer in progress: turns the engine's tokens into writes on its connection, and keeps the times.
+
+`Answer` is what all have in common; `StreamAnswer` writes each token as it comes (one write, whatever it contains),
+`WholeAnswer` one body at the end. Faults bend `StreamAnswer` in `faults.py`.
+"""
+
+import asyncio
+import random
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from fineserve_shapes.simulator.metrics import Metrics
+from fineserve_shapes.simulator.model import Sequence
+from fineserve_shapes.simulator.rendering import Renderer
+from fineserve_shapes.simulator.requests import Generation
+from fineserve_shapes.simulator.vocabulary import TOKEN_IDS, TOKEN_JSON, TOKEN_TEXTS
+
+_VOCABULARY = len(TOKEN_JSON)
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Wire(Protocol):
+    """The connection, as an answer sees it."""
+
+    def write(self, data: bytes) -> None: ...
+    def head(self, status: int, headers: Mapping[str, str], *, http_1_0: bool = False) -> bytes: ...
+    def respond(self, status: int, body: bytes, content_type: str = ..., headers: Mapping[str, str] = ...) -> None: ...
+    def done(self) -> None:
+        """The answer is complete: the connection may serve another request."""
+        ...
+
+    def close(self) -> None:
+        """Close after what was written."""
+        ...
+
+    def reset(self) -> None:
+        """Close with a TCP reset."""
+        ...
+
+
+class Service(Protocol):
+    """The server, as an answer sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    metrics: Metrics
+    per_request_metrics: bool
+    stream_interval: int
+    log_chunks: bool
+
+    def resume(self, answer: "Answer") -> None:
+        """Let the engine generate as many tokens again."""
+        ...
+
+    def release(self, answer: "Answer") -> None:
+        """Stop generating for this answer."""
+        ...
+
+    def ended(self, answer: "Answer") -> None:
+        """Count and log it; called once."""
+        ...
+
+
+class Answer:
+    """Base of all answers."""
+
+    fault: str | None = None
+
+    def __init__(
+        self, service: Service, wire: Wire, renderer: Renderer, request: Generation, request_id: str, received_s: float
+    ) -> None:
+        self.service = service
+        self.wire = wire
+        self.renderer = renderer
+        self.request = request
+        self.request_id = request_id
+        self.received_s = received_s
+        self.sequence = Sequence(request.prefill_tokens, request.max_tokens)
+        self.total = request.max_tokens  # tokens after which it ends
+        self.reason = "length"
+        self.tokens = 0
+        self.status = 200
+        self.aborted = False
+        self.finish_reason: str | None = None  # once the client has been told
+        self.first_s: float | None = None
+        self.last_s = 0.0
+        self.chunk_due_s: list[float] = []
+        self.chunk_written_s: list[float] = []
+        # an answer's words depend on its id alone
+        self._word = zlib.crc32(request_id.encode())
+        self.open = True  # until `end`
+
+    def ends_after(self, tokens: int, reason: str) -> None:
+        """Set the length, before the sequence is submitted."""
+        self.total = self.sequence.output_tokens = tokens
+        self.reason = reason
+
+    def draw(self, rng: random.Random) -> None:
+        """Settle what is random about this answer, before it begins."""
+
+    def begin(self) -> None:
+        """The request is accepted."""
+
+    def token(self, due_s: float) -> None:
+        """The engine has one more token."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """The client has gone."""
+        if self.open:
+            self.aborted = True
+            self.end()
+
+    def end(self) -> None:
+        """Nothing more will be written."""
+        if self.open:
+            self.open = False
+            self.service.release(self)
+            self.service.ended(self)
+
+    def note(self, now_s: float) -> None:
+        """Keep the time of a token for the server's metrics."""
+        metrics = self.service.metrics
+        if self.first_s is None:
+            self.first_s = now_s
+            metrics.ttft.observe(now_s - self.received_s)
+            metrics.prompt_tokens += self.request.prompt_tokens
+        else:
+            metrics.itl.observe(now_s - self.last_s)
+        self.last_s = now_s
+
+    def timings(self) -> dict[str, float] | None:
+        """vLLM's per-request metrics, or None if they are off: times to the first token count from admission."""
+        if not self.service.per_request_metrics:
+            return None
+        now_s = time.perf_counter()
+        first_s = now_s if self.first_s is None else self.first_s
+        admitted_s = self.received_s if self.sequence.admitted_s is None else self.sequence.admitted_s
+        generation_s = now_s - first_s
+        return {
+            "time_to_first_token_ms": 1e3 * (first_s - admitted_s),
+            "generation_time_ms": 1e3 * generation_s,
+            "queue_time_ms": 1e3 * max(0.0, admitted_s - self.received_s),
+            "mean_itl_ms": 1e3 * generation_s / max(1, self.tokens - 1),
+            "tokens_per_second": self.tokens / max(1e-9, now_s - admitted_s),
+        }
+
+    def truth(self) -> dict[str, Any]:
+        """The line of the ground-truth log."""
+        return {
+            "request_id": self.request_id,
+            "received_s": self.received_s,
+            "prompt_tokens": self.request.prompt_tokens,
+            "max_tokens": self.request.max_tokens,
+            "output_tokens": self.tokens,
+            "chunk_due_s": self.chunk_due_s,
+            "chunk_written_s": self.chunk_written_s,
+            "status": self.status,
+            "finish_reason": self.finish_reason,
+            "aborted": self.aborted,
+            "fault": self.fault,
+        }
+
+
+class WholeAnswer(Answer):
+    """An answer that is not streamed: one body, when the last token is there."""
+
+    def token(self, due_s: float) -> None:
+        self.tokens += 1
+        now_s = time.perf_counter()
+        if self.tokens < self.total:
+            self.note(now_s)
+            return
+        start = self._word
+        text = "".join(TOKEN_TEXTS[(start + n) % _VOCABULARY] for n in range(1, self.total + 1))
+        body = orjson.dumps(self.renderer.whole(text, self.tokens, self.reason, self.timings()))
+        self.note(now_s)
+        if self.service.log_chunks:
+            self.chunk_due_s.append(due_s)
+            self.chunk_written_s.append(time.perf_counter())
+        self.finish_reason = self.reason
+        self.wire.respond(200, body, headers={"x-request-id": self.request_id})
+        self.end()
+        self.wire.done()
+
+
+class StreamAnswer(Answer):
+    """An answer as server-sent events."""
+
+    last_chunk = LAST_CHUNK
+    closes = False
+    headers: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}
+
+    def __init__(
+        self, service: Service, wire: Wire, renderer: Renderer, request: Generation, request_id: str, received_s: float
+    ) -> None:
+        super().__init__(service, wire, renderer, request, request_id, received_s)
+        self.interval = service.stream_interval
+        self._held: list[int] = []  # words that wait for the next chunk
+
+    def begin(self) -> None:
+        self.wire.write(self.head() + b"".join(map(self.frame, self.renderer.opening())))
+
+    def head(self) -> bytes:
+        return self.wire.head(200, {**self.headers, "x-request-id": self.request_id})
+
+    def frame(self, event: bytes) -> bytes:
+        """An event as an HTTP chunk."""
+        return b"%x\r\n%b\r\n" % (len(event), event)
+
+    def text(self, word: int) -> bytes:
+        return TOKEN_JSON[word]
+
+    def token(self, due_s: float) -> None:
+        tokens = self.tokens = self.tokens + 1
+        word = (self._word + tokens) % _VOCABULARY
+        last = tokens == self.total
+        if self.interval > 1:
+            self._held.append(word)
+            if not last and (tokens - 1) % self.interval:
+                self.note(time.perf_counter())
+                return
+            words, self._held = self._held, []
+            text = b"".join(map(self.text, words))
+        else:
+            words = [word]
+            text = self.text(word)
+        if not last:
+            data = self.frame(self.renderer.chunk(text, tokens, [TOKEN_IDS[word] for word in words]))
+            if tokens == 1:
+                data = b"".join(map(self.frame, self.renderer.first())) + data
+        else:
+            events = self.renderer.first() if tokens == 1 else []
+            ids = [TOKEN_IDS[word] for word in words]
+            events += self.renderer.last(text, tokens, ids, self.reason, self.timings())
+            data = b"".join(map(self.frame, events)) + self.last_chunk
+        self.deliver(due_s, data, last)
+
+    def deliver(self, due_s: float, data: bytes, last: bool) -> None:
+        """Write a chunk with all that goes with it; after the last one the answer has ended."""
+        now_s = time.perf_counter()
+        self.write(data)
+        self.note(now_s)
+        if self.service.log_chunks:
+            self.chunk_due_s.append(due_s)
+            self.chunk_written_s.append(now_s)
+        if last:
+            self.finish_reason = self.reason
+            self.end()
+            if self.closes:
+                self.wire.close()
+            else:
+                self.wire.done()
+
+    def write(self, data: bytes) -> None:
+        self.wire.write(data)

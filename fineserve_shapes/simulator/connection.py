@@ -1,0 +1,268 @@
+"""One HTTP/1.1 connection: bytes to requests, answers to bytes, keep-alive. What a request means is the server's.
+
+Requests on one connection are answered one after the other; further ones wait. A client that closes, or does not read
+what is written, loses its answer.
+"""
+
+import asyncio
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_UNREAD_BYTES = 8 * 1024 * 1024  # what a client may leave unread before it is dropped
+MAX_WAITING_REQUESTS = 64
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A complete request. Header names are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    received_s: float
+    http_1_0: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a connection lives, and how much it takes."""
+
+    keep_alive_s: float
+    max_requests: int | None
+    max_request_bytes: int
+
+
+class DateHeader:
+    """The `date` of answers, rendered once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def text(self) -> str:
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._text = now, formatdate(now, usegmt=True)
+        return self._text
+
+
+_date = DateHeader()
+
+
+class Connection(asyncio.Protocol):
+    """Parses requests and hands each to `handle`, one at a time; `done`, `close` or `reset` ends its answer."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handle: Callable[["Connection", HttpRequest], None],
+        connections: set["Connection"],
+        limits: Limits,
+    ) -> None:
+        self.on_abort: Callable[[], None] | None = None  # set while an answer is in progress
+        self._loop = loop
+        self._handle = handle
+        self._connections = connections
+        self._limits = limits
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._in_head = True
+        self._head_bytes = 0
+        self._closed = False
+        self._current: HttpRequest | None = None
+        self._keep = True
+        self._served = 0
+        self._waiting: deque[tuple[HttpRequest, bool]] = deque()
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._received_s = 0.0
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._closed = True
+        self._connections.discard(self)
+        self._stop_idling()
+        self._waiting.clear()
+        del self._parser  # it refers to this object: without the cycle, no collector is needed
+        self._abort()
+
+    def pause_writing(self) -> None:
+        # the client does not read: the simulator's memory is not its buffer
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._received_s = time.perf_counter()
+        self._stop_idling()
+        if self._closed:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(400, "Upgrades are not supported.")
+        except httptools.HttpParserError:
+            self._refuse(400, "Invalid HTTP request received.")
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, f"Headers must not exceed {MAX_HEAD_BYTES} bytes.")
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = {}
+        self._body = bytearray()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        length = self._headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._limits.max_request_bytes:
+            self._refuse(413, f"A request must not exceed {self._limits.max_request_bytes} bytes.")
+        elif self._headers.get("expect", "").lower() == "100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        if not self._closed:
+            self._body += body
+            if len(self._body) > self._limits.max_request_bytes:
+                self._refuse(413, f"A request must not exceed {self._limits.max_request_bytes} bytes.")
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        if self._closed:
+            return
+        try:
+            path = httptools.parse_url(self._url).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            path = self._url
+        request = HttpRequest(
+            method=self._parser.get_method().decode("ascii"),
+            path=path.decode("latin-1"),
+            headers=self._headers,
+            body=bytes(self._body),
+            received_s=self._received_s,
+            http_1_0=self._parser.get_http_version() == "1.0",
+        )
+        keep = self._parser.should_keep_alive()
+        if self._current is None:
+            self._serve(request, keep)
+        elif len(self._waiting) < MAX_WAITING_REQUESTS:
+            self._waiting.append((request, keep))
+        else:
+            self._transport.abort()
+
+    # for the server and its answers
+
+    def write(self, data: bytes) -> None:
+        """Send at once what the socket takes, and the rest when it can."""
+        self._transport.write(data)
+
+    def head(self, status: int, headers: Mapping[str, str], *, http_1_0: bool = False) -> bytes:
+        """Status line and headers of an answer to the current request."""
+        version = "1.0" if http_1_0 else "1.1"
+        lines = [
+            f"HTTP/{version} {status} {HTTPStatus(status).phrase}",
+            f"date: {_date.text()}",
+            "server: fineserve-simulator",
+        ]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if not self._keep and "connection" not in headers:
+            lines.append("connection: close")
+        return "\r\n".join((*lines, "\r\n")).encode("latin-1", "replace")
+
+    def respond(
+        self, status: int, body: bytes, content_type: str = JSON, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer the current request with a whole body, without ending it (see `done`)."""
+        fields = {"content-length": str(len(body))}
+        if body:
+            fields["content-type"] = content_type
+        self._transport.write(self.head(status, fields | dict(headers or {})) + body)
+
+    def done(self) -> None:
+        """The answer is complete: serve the next request, wait for one, or close."""
+        self.on_abort = None
+        self._current = None
+        if self._closed:
+            return
+        if not self._keep:
+            self.close()
+        elif self._waiting:
+            # not at once: a client that pipelines must not hold up the others
+            self._loop.call_soon(self._serve_waiting)
+        else:
+            self._idle_timer = self._loop.call_later(self._limits.keep_alive_s, self.close)
+
+    def close(self) -> None:
+        """Close after what was written."""
+        self._closed = True
+        self._transport.close()
+
+    def drop(self) -> None:
+        """Close whatever is in progress."""
+        self.close()
+        self._abort()
+
+    def reset(self) -> None:
+        """Close with a TCP reset."""
+        self._closed = True
+        sock: Any = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+    def _serve(self, request: HttpRequest, keep: bool) -> None:
+        self._current = request
+        self._served += 1
+        self._keep = keep and self._served != self._limits.max_requests
+        self._handle(self, request)
+
+    def _serve_waiting(self) -> None:
+        if self._waiting and not self._closed and self._current is None:
+            self._serve(*self._waiting.popleft())
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what is no request, and close. An answer in progress is lost: nothing can be said in its middle."""
+        if self._closed:
+            return
+        if self._current is None:
+            self._keep = False
+            self.respond(status, message.encode(), "text/plain; charset=utf-8")
+        self.drop()
+
+    def _abort(self) -> None:
+        on_abort, self.on_abort = self.on_abort, None
+        if on_abort is not None:
+            on_abort()
+
+    def _stop_idling(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None

@@ -1,0 +1,321 @@
+"""The simulated server: routes, and the one loop that steps the engine and hands its tokens to the answers."""
+
+import asyncio
+import gc
+import hmac
+import math
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.simulator import metrics as prometheus
+from fineserve_shapes.simulator.alarm import Alarm
+from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
+from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
+from fineserve_shapes.simulator.faults import HTTP_FAULTS, STREAM_FAULTS, CloseDelimited, FaultDraw, FaultShares
+from fineserve_shapes.simulator.metrics import Metrics
+from fineserve_shapes.simulator.model import Engine, Sequence
+from fineserve_shapes.simulator.rendering import VLLM_VERSION, TransformersRenderer, VllmRenderer, model_list, tokenized
+from fineserve_shapes.simulator.requests import (
+    Generation,
+    Refusal,
+    load_object,
+    message_texts,
+    parse_transformers,
+    parse_vllm,
+    vllm_error,
+)
+from fineserve_shapes.simulator.truth import TruthLog
+
+LONGEST_REQUEST_ID = 256
+MANY_ALLOCATIONS = 1_000_000
+GATHER_S = 1e-4
+"""Least time between two wake-ups for tokens: what falls due in between is written together, at most so much late.
+
+A wake-up costs as much as writing a chunk: at 20,000 chunks/s of streams that are not in step it was a third of the time.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the server is, apart from its engine."""
+
+    model: str
+    max_model_len: int
+    transformers: bool
+    limits: Limits
+    faults: FaultShares
+    seed: int
+    eos_probability: float
+    stream_interval: int
+    per_request_metrics: bool
+    api_key: str | None
+
+
+class Simulator:
+    """Serves connections with the tokens of an engine. Lives in one asyncio loop, on one core."""
+
+    def __init__(self, settings: Settings, engine: Engine, truth: TruthLog | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.metrics = Metrics()
+        self.per_request_metrics = settings.per_request_metrics
+        self.stream_interval = settings.stream_interval
+        self.log_chunks = truth is not None
+        self._settings = settings
+        self._engine = engine
+        self._truth = truth
+        self._alarm = Alarm(self.loop, self._step)
+        self._answers: dict[Sequence, Answer] = {}
+        self._connections: set[Connection] = set()
+        self._faults = FaultDraw(settings.faults, settings.seed)
+        self._draws = bool(settings.faults.shares) or settings.eos_probability > 0.0
+        self._ids = random.Random(f"{settings.seed}/ids")
+        self._submitted_s = 0.0
+        self._started = int(time.time())
+        self._routes: dict[tuple[str, str], Callable[[Connection, HttpRequest], None]] = {
+            ("POST", "/v1/completions"): self._completion,
+            ("POST", "/v1/chat/completions"): self._chat,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/health"): self._health,
+            ("GET", "/ping"): self._health,
+        }
+        if not settings.transformers:
+            self._routes |= {
+                ("GET", "/metrics"): self._metrics,
+                ("GET", "/version"): self._version,
+                ("GET", "/load"): self._load,
+                ("POST", "/tokenize"): self._tokenize,
+            }
+
+    def connect(self) -> Connection:
+        """The protocol of a new connection."""
+        return Connection(self.loop, self.handle, self._connections, self._settings.limits)
+
+    def close(self) -> None:
+        """Drop all connections; their answers count as aborted."""
+        for connection in list(self._connections):
+            connection.drop()
+        self._alarm.close()
+
+    def collect_garbage(self) -> None:
+        """Look for cycles while no answer is in progress, or if there is much to look at after all.
+
+        Requests leave none behind, so there is little to find.
+        """
+        allocations = gc.get_count()[0]
+        if allocations > MANY_ALLOCATIONS or (allocations > 0 and not self._answers):
+            gc.collect()
+
+    # what answers need (answers.Service)
+
+    def resume(self, answer: Answer) -> None:
+        """Let the engine generate as many tokens again, without a prompt."""
+        del self._answers[answer.sequence]
+        answer.sequence = Sequence(1, answer.sequence.output_tokens)
+        # later: this comes from the midst of handing out tokens, and submitting hands out more
+        self.loop.call_soon(self._submit, answer)
+
+    def release(self, answer: Answer) -> None:
+        if self._answers.pop(answer.sequence, None) is not None:
+            if answer.sequence.generated < answer.sequence.output_tokens:
+                self._engine.abort(answer.sequence)
+            self._alarm.set(self._engine.next_s())
+
+    def ended(self, answer: Answer) -> None:
+        self.metrics.finished[answer.finish_reason or ("abort" if answer.aborted else "error")] += 1
+        now_s = time.perf_counter()
+        self.metrics.e2e.observe(now_s - answer.received_s)
+        admitted_s = answer.sequence.admitted_s
+        self.metrics.queue.observe((now_s if admitted_s is None else admitted_s) - answer.received_s)
+        if self._truth is not None:
+            self._truth.add(answer.truth())
+
+    # the engine
+
+    def _submit(self, answer: Answer, received_s: float | None = None) -> None:
+        if not answer.open:
+            return
+        # never backwards: a request that waited on its connection was received before others that were submitted
+        now_s = time.perf_counter() if received_s is None else max(received_s, self._submitted_s)
+        self._submitted_s = now_s
+        self._emit(now_s)
+        self._answers[answer.sequence] = answer
+        self._engine.submit(answer.sequence, now_s)
+        self._alarm.set(self._engine.next_s())
+
+    def _step(self) -> None:
+        now_s = time.perf_counter()
+        self._emit(now_s)
+        next_s = self._engine.next_s()
+        self._alarm.set(None if next_s is None else max(next_s, now_s + GATHER_S))
+
+    def _emit(self, until_s: float) -> None:
+        answers = self._answers
+        tokens = self._engine.advance(until_s)
+        self.metrics.generation_tokens += len(tokens)
+        for due_s, sequence in tokens:
+            # it may have gone meanwhile, in the course of these very tokens
+            if (answer := answers.get(sequence)) is not None:
+                answer.token(due_s)
+
+    # requests
+
+    def handle(self, connection: Connection, request: HttpRequest) -> None:
+        """Answer a request, or begin to."""
+        key = self._settings.api_key
+        if key is not None and request.path.startswith("/v1"):
+            sent = request.headers.get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(sent, f"Bearer {key}".encode()):
+                self._json(connection, {"error": "Unauthorized"}, 401)
+                return
+        route = self._routes.get((request.method, request.path))
+        if route is not None:
+            route(connection, request)
+        elif any(path == request.path for _, path in self._routes):
+            self._json(connection, {"detail": "Method Not Allowed"}, 405)
+        else:
+            self._json(connection, {"detail": "Not Found"}, 404)
+
+    def _completion(self, connection: Connection, request: HttpRequest) -> None:
+        self._generate(connection, request, chat=False)
+
+    def _chat(self, connection: Connection, request: HttpRequest) -> None:
+        self._generate(connection, request, chat=True)
+
+    def _generate(self, connection: Connection, request: HttpRequest, *, chat: bool) -> None:
+        settings = self._settings
+        request_id = (
+            request.headers.get("x-request-id", "")[:LONGEST_REQUEST_ID] or f"{self._ids.getrandbits(128):032x}"
+        )
+        parse = parse_transformers if settings.transformers else parse_vllm
+        try:
+            generation = parse(request.body, chat=chat, model=settings.model, max_model_len=settings.max_model_len)
+        except Refusal as refusal:
+            self._refuse(connection, request, request_id, refusal, None)
+            return
+        kind, rng = self._faults.draw(request_id) if self._draws else (None, None)
+        if kind is not None and kind in HTTP_FAULTS:
+            status, name, headers = HTTP_FAULTS[kind]
+            asked = vllm_error(status, name, "The simulator was asked to refuse this request.")
+            self._refuse(connection, request, request_id, asked, kind, headers)
+            return
+        if not generation.stream:
+            answer_class: type[Answer] = WholeAnswer
+        elif kind is not None:
+            answer_class = STREAM_FAULTS[kind]
+        else:
+            answer_class = CloseDelimited if request.http_1_0 else StreamAnswer
+        render = TransformersRenderer if settings.transformers else VllmRenderer
+        renderer = render(generation, request_id, settings.model, int(time.time()))
+        answer = answer_class(self, connection, renderer, generation, request_id, request.received_s)
+        if rng is not None:
+            self._draw_details(answer, generation, rng)
+        connection.on_abort = answer.abort
+        answer.begin()
+        self._submit(answer, request.received_s)
+
+    def _draw_details(self, answer: Answer, generation: Generation, rng: random.Random) -> None:
+        probability = self._settings.eos_probability
+        if probability > 0.0 and not generation.ignore_eos:
+            # the first success of a row of draws: geometric, from 1
+            tokens = 1 + int(math.log(1.0 - rng.random()) / math.log1p(-probability)) if probability < 1.0 else 1
+            tokens = max(tokens, generation.min_tokens, 1)
+            if tokens < generation.max_tokens:
+                answer.ends_after(tokens, "stop")
+        answer.draw(rng)
+
+    def _refuse(
+        self,
+        connection: Connection,
+        request: HttpRequest,
+        request_id: str,
+        refusal: Refusal,
+        fault: str | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        if refusal.in_stream:
+            body = b"data: " + orjson.dumps(refusal.body) + b"\n\n"
+            connection.respond(200, body, "text/event-stream; charset=utf-8", {"x-request-id": request_id})
+        else:
+            fields = {"x-request-id": request_id} | dict(headers or {})
+            connection.respond(refusal.status, orjson.dumps(refusal.body), headers=fields)
+        if self._truth is not None:
+            line = {"request_id": request_id, "received_s": request.received_s, "prompt_tokens": None}
+            line |= {"max_tokens": None, "output_tokens": 0, "chunk_due_s": [], "chunk_written_s": []}
+            line |= {"status": refusal.status, "finish_reason": None, "aborted": False, "fault": fault}
+            self._truth.add(line)
+        connection.done()
+
+    def _models(self, connection: Connection, _: HttpRequest) -> None:
+        self._json(connection, model_list(self._settings.model, self._settings.max_model_len, self._started))
+
+    def _health(self, connection: Connection, _: HttpRequest) -> None:
+        connection.respond(200, b"")
+        connection.done()
+
+    def _metrics(self, connection: Connection, _: HttpRequest) -> None:
+        text = self.metrics.render(self._engine, self._settings.model)
+        connection.respond(200, text.encode(), prometheus.CONTENT_TYPE)
+        connection.done()
+
+    def _version(self, connection: Connection, _: HttpRequest) -> None:
+        self._json(connection, {"version": VLLM_VERSION})
+
+    def _load(self, connection: Connection, _: HttpRequest) -> None:
+        self._json(connection, {"server_load": len(self._answers)})
+
+    def _tokenize(self, connection: Connection, request: HttpRequest) -> None:
+        try:
+            fields = load_object(request.body, transformers=False)
+            if "messages" in fields:
+                texts = message_texts(fields["messages"])
+            elif isinstance(fields.get("prompt"), str):
+                texts = [fields["prompt"]]
+            else:
+                raise vllm_error(400, "Bad Request", "1 validation error:\n  prompt must be a string", "body.prompt")
+        except Refusal as refusal:
+            self._json(connection, refusal.body, refusal.status)
+            return
+        self._json(connection, tokenized(fields, texts, self._settings.max_model_len))
+
+    def _json(self, connection: Connection, value: object, status: int = 200) -> None:
+        connection.respond(status, orjson.dumps(value))
+        connection.done()
+
+
+async def serve(
+    settings: Settings, engine: Engine, truth: TruthLog | None, host: str, port: int, parent_gone: Callable[[], bool]
+) -> None:
+    """Listen, say so on standard output, and serve until SIGTERM, SIGINT or the end of the parent."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    simulator = Simulator(settings, engine, truth)
+    try:
+        server = await loop.create_server(simulator.connect, host, port, backlog=4096)
+    except OSError as error:
+        simulator.close()
+        raise InputError(f"cannot listen on {host}:{port}: {error.strerror} (--host, --port)") from None
+    address = server.sockets[0].getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    # the collector stops the world for milliseconds: what exists now is left alone for good, the rest see collect_garbage
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    print(f"listening on http://{shown}:{address[1]} (model {settings.model})", flush=True)
+    while not stopped.is_set() and not parent_gone():
+        try:
+            async with asyncio.timeout(0.25):
+                await stopped.wait()
+        except TimeoutError:
+            simulator.collect_garbage()
+    server.close()
+    simulator.close()
+    # one turn of the loop, so that connections close before it does
+    await asyncio.sleep(0)

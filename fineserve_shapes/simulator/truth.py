@@ -1,0 +1,43 @@
+"""The ground-truth log: one JSON line per request, of when each chunk was due and when it was written.
+
+Times are CLOCK_MONOTONIC seconds, those of `time.perf_counter()` in every Python process of the machine. A thread
+writes, so that a slow disk does not delay tokens; only rendering the line (some ten microseconds) is done in the loop.
+"""
+
+import queue
+import threading
+import time
+from typing import IO, Any
+
+import orjson
+
+FLUSH_INTERVAL_S = 0.2
+
+
+class TruthLog:
+    """Appends lines to an open file, which it owns from then on."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="truth-log", daemon=True)
+        self._thread.start()
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Queue a line; it is in the file within about FLUSH_INTERVAL_S."""
+        self._lines.put(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def close(self) -> None:
+        """Write what is queued and close the file."""
+        self._lines.put(None)
+        self._thread.join()
+        self._file.close()
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._file.write(line)
+            if self._lines.empty():
+                self._file.flush()
+                # lines gather meanwhile: one wake-up for many, and the loop seldom waits for this thread's lock
+                time.sleep(FLUSH_INTERVAL_S)
+        self._file.flush()
