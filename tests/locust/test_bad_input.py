@@ -1,0 +1,93 @@
+"""Bad input: one clear line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runs import cluster, free_port, run_locust, write_trace
+
+from fineserve_shapes.simulator.process import SimulatorProcess
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def simulator():
+    with SimulatorProcess(ttft_ms=5, itl_ms=1) as found:
+        yield found
+
+
+def refusal(folder: Path, *arguments: object) -> str:
+    """The one line with which a run is refused."""
+    done = run_locust(folder, *arguments)
+    assert done.code == 2, done.output
+    assert "Traceback" not in done.output
+    lines = [line for line in done.output.splitlines() if "error: " in line or "/ERROR/" in line]
+    assert len(lines) == 1, done.output
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--request-trace-csv", "missing.csv"], "missing.csv"),
+        (["--time-scale", "-1"], "the time scale must be finite and above 0, got -1.0 (--time-scale)"),
+        (["--time-scale", "fast"], "--time-scale must be a number, got 'fast'"),
+        (["--timestamp-unit", "days"], "--timestamp-unit"),
+        (["--num-prompts", "0"], "--num-prompts"),
+        (["--seed", "-3"], "--seed"),
+        (["--extra-request-body", "{"], "--extra-request-body must be a JSON object"),
+        (["--scale", "huge"], "huge"),
+        (["--timestamp-column", "when"], "when"),
+        (["--drain-timeout", "soon"], "--drain-timeout must be a number, got 'soon'"),
+        (["--host", "ftp://example"], "(--host)"),
+        (["--host", NOWHERE], "cannot reach http://127.0.0.1:9: connection refused (--host)"),
+        (["--host", NOWHERE, "--tokenizer", "./nowhere"], ""),
+    ],
+)
+def test_a_wrong_option_is_one_line(tmp_path: Path, arguments: list[str], line: str):
+    assert line in refusal(tmp_path, "-t", "1s", *arguments)
+
+
+def test_text_in_a_number_names_file_row_column_and_value(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", [0.0, 1.0, 2.0])
+    trace.write_text(trace.read_text().replace("20,5,,1000000.0", "many,5,,1000000.0"))
+    line = refusal(tmp_path, "--request-trace-csv", trace)
+    for part in ("trace.csv", "row 2", "input_length", "'many'"):
+        assert part in line
+
+
+def test_an_empty_trace_is_refused(tmp_path: Path):
+    assert "trace.csv" in refusal(tmp_path, "--request-trace-csv", write_trace(tmp_path / "trace.csv", []))
+
+
+def test_a_missing_column_is_refused_with_those_there_are(tmp_path: Path):
+    (tmp_path / "trace.csv").write_text("timestamp,prompt,output_length\n1,2,3\n")
+    line = refusal(tmp_path, "--request-trace-csv", tmp_path / "trace.csv")
+    assert "prompt" in line
+
+
+def test_an_unknown_model_is_refused_before_time_0(tmp_path: Path, simulator: SimulatorProcess):
+    line = refusal(tmp_path, "--host", simulator.url, "--model", "nope")
+    assert "has no model 'nope'; it serves 'simulated' (--model)" in line
+
+
+def test_a_tokenizer_that_cannot_be_had_is_refused(tmp_path: Path, simulator: SimulatorProcess):
+    assert "no tokenizer at ./nowhere" in refusal(tmp_path, "--host", simulator.url, "--tokenizer", "./nowhere")
+
+
+def test_a_prompt_file_that_cannot_be_read_is_refused(tmp_path: Path, simulator: SimulatorProcess):
+    assert "nowhere.json" in refusal(tmp_path, "--host", simulator.url, "--dataset-path", "nowhere.json")
+
+
+def test_workers_report_what_they_cannot_reach(tmp_path: Path):
+    """The check is made where requests leave from: on the workers; the master says it and ends."""
+    with cluster(tmp_path) as locust:
+        master = locust.master("--headless", "--only-summary", "--expect-workers", 1, "--host",
+                               f"http://127.0.0.1:{free_port()}", "-t", "2s")  # fmt: skip
+        worker = locust.worker()
+        done = locust.wait(master)
+        assert done.code == 2, done.output
+        assert "connection refused (--host)" in done.output
+        assert locust.wait(worker).code == 0

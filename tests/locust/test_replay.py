@@ -1,0 +1,202 @@
+"""The main job, end to end: real Locust processes replay a trace against the simulator."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import REPLAY, ROOT, cluster, outcomes, run_locust, summary_of, truth, write_trace
+
+from fineserve_shapes.simulator.process import SimulatorProcess
+
+PUBLISHED = ROOT.parent / "shared" / "data" / "fineserve" / "replay" / "Dense_30to100B.csv"
+
+
+def even(count: int, rate_rps: float) -> list[float]:
+    return (np.arange(count) / rate_rps).tolist()
+
+
+def test_every_request_is_sent_once_at_its_time_with_its_lengths(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", even(150, 50.0), input_tokens=33, output_tokens=4)
+    log, out = tmp_path / "truth.jsonl", tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5, ground_truth=log) as simulator:
+        done = run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--output-file", out)
+    assert done.code == 0, done.output
+    summary, received = summary_of(out), truth(log)
+    assert outcomes(summary) == {"ok": 150}
+    run = summary["run"]
+    assert sorted(row["request_id"] for row in received) == sorted(f"{run}-{index}" for index in range(150))
+    assert {(row["prompt_tokens"], row["max_tokens"], row["output_tokens"]) for row in received} == {(33, 4, 4)}
+    times = np.array([row["received_s"] for row in sorted(received, key=lambda r: int(r["request_id"].split("-")[1]))])
+    lateness = times - times[0] - np.array(even(150, 50.0))
+    assert np.median(np.abs(lateness)) < 0.02  # a loose bound: these machines are busy
+    assert summary["plan"]["requests"] == summary["ledger"]["planned"] == 150
+    assert summary["tokens"]["input_differs_from_plan"] == 0
+
+
+def test_one_process_and_workers_follow_the_same_plan(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", even(200, 100.0))
+    single, distributed = tmp_path / "single.json", tmp_path / "distributed.json"
+    log = tmp_path / "truth.jsonl"
+    common = ("--request-trace-csv", trace, "--output-file")
+    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator:
+        assert run_locust(tmp_path, "--host", simulator.url, *common, single).code == 0
+    with SimulatorProcess(ttft_ms=20, itl_ms=5, ground_truth=log) as simulator, cluster(tmp_path) as locust:
+        master = locust.master(
+            "--headless", "--only-summary", "--expect-workers", 2, "--host", simulator.url, *common, distributed
+        )
+        workers = [locust.worker(), locust.worker()]
+        assert locust.wait(master).code == 0, locust.output(master)
+        assert [locust.wait(worker).code for worker in workers] == [0, 0]
+    one, two = summary_of(single), summary_of(distributed)
+    assert one["plan"]["fingerprint"] == two["plan"]["fingerprint"]
+    assert outcomes(one) == outcomes(two) == {"ok": 200}
+    assert len({row["request_id"] for row in truth(log)}) == len(truth(log)) == 200
+    assert len(two["fidelity"]["workers"]) == 2
+    shown = re.search(r"POST +/v1/completions +(\d+) +0\(0.00%\)", locust.output(master))
+    assert shown is not None
+    assert shown[1] == "200"  # Locust's own table counts requests, not metrics
+
+
+def test_forked_workers_share_the_plan(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", even(100, 100.0))
+    out = tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator:
+        done = run_locust(
+            tmp_path, "--processes", 2, "--host", simulator.url, "--request-trace-csv", trace, "--output-file", out
+        )
+    assert done.code == 0, done.output
+    assert outcomes(summary_of(out)) == {"ok": 100}
+    assert len(summary_of(out)["fidelity"]["workers"]) == 2
+
+
+def test_a_run_time_ends_the_run_and_the_plan_with_it(tmp_path: Path):
+    """Only rows due before the end are planned; what is in flight then has the drain's time, and is cancelled after."""
+    trace = write_trace(tmp_path / "trace.csv", even(1000, 20.0), output_tokens=1000)
+    out = tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=20, itl_ms=20) as simulator:
+        done = run_locust(
+            tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "-t", "2s", "--drain-timeout", 1,
+            "--output-file", out,
+        )  # fmt: skip
+    summary = summary_of(out)
+    assert outcomes(summary) == {"cancelled": 40}
+    assert summary["plan"]["requests"] == 40
+    assert done.code == 0, done.output  # what we cancel ourselves is no failure of the server
+
+
+def test_without_a_host_the_simulator_stands_in_and_the_run_says_so(tmp_path: Path):
+    out = tmp_path / "out.json"
+    done = run_locust(tmp_path, "-t", "2s", "--drain-timeout", 0, "--output-file", out)
+    assert "no --host: the simulator at http://127.0.0.1" in done.output
+    assert summary_of(out)["simulator"] is True
+    assert "ledger: " in done.output
+
+
+def test_metrics_stand_in_locusts_own_table_and_leave_aggregated_alone(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", even(20, 20.0), output_tokens=10)
+    with SimulatorProcess(ttft_ms=100, itl_ms=20) as simulator:
+        done = run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--csv", tmp_path / "stats",
+                          "--html", tmp_path / "report.html")  # fmt: skip
+    assert done.code == 0, done.output
+    rows = (tmp_path / "stats_stats.csv").read_text().splitlines()
+    counts = {tuple(row.split(",")[:2]): int(row.split(",")[2]) for row in rows[1:]}
+    assert counts == {
+        ("POST", "/v1/completions"): 20,
+        ("METRIC", "TTFT"): 20,
+        ("METRIC", "TPOT"): 20,
+        ("METRIC", "ITL"): 180,
+        ("METRIC", "lag"): 20,
+        ("METRIC", "output tokens"): 20,
+        ("", "Aggregated"): 20,
+    }
+    assert "TTFT" in (tmp_path / "report.html").read_text()
+
+
+def test_failures_have_their_text_and_the_exit_code(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", even(20, 40.0))
+    out = tmp_path / "out.jsonl"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5, fault="http_500=1") as simulator:
+        done = run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--output-file", out)
+    assert done.code == 1
+    assert outcomes(summary_of(out)) == {"http_error": 20}
+    assert "http_error: HTTP 500" in done.output
+
+
+def test_a_jsonl_summary_grows_by_a_line_a_run(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", even(5, 40.0))
+    out = tmp_path / "out.jsonl"
+    with SimulatorProcess(ttft_ms=5, itl_ms=5) as simulator:
+        for _ in range(2):
+            run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--output-file", out)
+    assert len(out.read_text().splitlines()) == 2
+
+
+def test_chats_and_whole_answers_are_the_same_job(tmp_path: Path):
+    file = tmp_path / "chat.py"
+    file.write_text(REPLAY.read_text().replace("CompletionUser", "ChatUser"))
+    trace = write_trace(tmp_path / "trace.csv", even(20, 40.0))
+    out = tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator:
+        common = ("--host", simulator.url, "--request-trace-csv", trace, "--output-file", out)
+        assert run_locust(tmp_path, *common, file=file).code == 0
+        streamed = summary_of(out)
+        assert run_locust(tmp_path, *common, "--disable-stream", file=file).code == 0
+        whole = summary_of(out)
+    assert outcomes(streamed) == outcomes(whole) == {"ok": 20}
+    assert streamed["mean_ttft_ms"] > 15
+    assert whole["mean_ttft_ms"] is None
+    assert streamed["total_output_tokens"] == whole["total_output_tokens"] == 100
+
+
+def test_a_key_comes_from_the_environment_and_is_shown_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trace = write_trace(tmp_path / "trace.csv", even(5, 40.0))
+    out = tmp_path / "out.json"
+    monkeypatch.setenv("SIMULATOR_KEY", "sk-very-secret")
+    with SimulatorProcess(ttft_ms=20, itl_ms=5, api_key_env="SIMULATOR_KEY") as simulator:
+        common = ("--host", simulator.url, "--request-trace-csv", trace, "--output-file", out, "-L", "DEBUG")
+        refused = run_locust(tmp_path, *common)
+        done = run_locust(tmp_path, *common, OPENAI_API_KEY="sk-very-secret")
+    assert refused.code == 2
+    assert "the key is read from OPENAI_API_KEY" in refused.output
+    assert done.code == 0, done.output
+    assert "sk-very-secret" not in done.output + out.read_text()
+
+
+def test_any_locust_client_can_be_driven_open_loop(tmp_path: Path):
+    """Override one method: here a user that sleeps, of which dozens are in flight at once."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import gevent\n"
+        "from fineserve_shapes.shapes import ReplayShape\n"
+        "from fineserve_shapes.users import ArrivalUser\n"
+        "class Replay(ReplayShape): pass\n"
+        "class Sleeper(ArrivalUser):\n"
+        "    host = 'http://unused.invalid'\n"
+        "    def perform(self, request):\n"
+        "        gevent.sleep(0.5)\n"
+        "        if request.index == 7: raise TimeoutError('no luck')\n"
+    )
+    trace = write_trace(tmp_path / "trace.csv", even(100, 100.0))
+    out = tmp_path / "out.json"
+    done = run_locust(tmp_path, "--request-trace-csv", trace, "--output-file", out, file=file)
+    summary = summary_of(out)
+    assert outcomes(summary) == {"ok": 99, "timeout": 1}, done.output
+    assert summary["duration"] < 3.0  # one after the other they would take 50 s
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published trace is not beside this checkout")
+def test_the_published_trace_accounts_for_every_row(tmp_path: Path):
+    out = tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=5, itl_ms=1, max_model_len=200_000, kv_cache_tokens=400_000) as simulator:
+        done = run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", PUBLISHED, "--time-scale", 60,
+                          "-t", "3s", "--output-file", out)  # fmt: skip
+    assert done.code == 0, done.output
+    assert "span 8.0 h" in done.output
+    plan = summary_of(out)["plan"]
+    assert (plan["rows"], plan["kept"], plan["timestamp_unit"]) == (27_466, 27_466 - 6_350 - 73, "us")
+    assert plan["dropped"] == {"missing_timestamp": 6_350, "below_one": 73, "beyond_max_model_len": 0}
+    assert set(outcomes(summary_of(out))) == {"ok"}
