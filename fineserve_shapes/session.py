@@ -173,7 +173,7 @@ class MasterSession:
 
     def _begin(self, planned: Planned) -> None:
         plan = planned.plan
-        run = Run(plan, plan.requests, planned.run_time_s)
+        run = Run(plan, plan.requests, planned.run_time_s, local=isinstance(self._runner, LocalRunner))
         logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
         self._current = planned
         self.master.begin(run)
@@ -278,7 +278,11 @@ class MasterSession:
         }
         plan = {**planned.plan.description(), "run_time_s": planned.run_time_s}
         summary = summarise(run.totals, run.book.ledger, plan, about, run.workers)
-        summary["fidelity"] |= {"passed_on": run.book.passed_on, "malformed_reports": run.malformed}
+        summary["fidelity"] |= {
+            "passed_on": run.book.passed_on,
+            "ended_twice": run.book.ignored,
+            "malformed_reports": run.malformed,
+        }
         return summary
 
 

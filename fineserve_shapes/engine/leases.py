@@ -125,7 +125,7 @@ class LeaseBook:
     ) -> None:
         self.ledger = Ledger()
         self.passed_on = 0  # rows leased anew because their worker fell silent or gave them back
-        self.ignored = 0  # ends reported for rows that were not the worker's to end: 0 unless something is broken
+        self.ignored = 0  # ends of rows that were not the worker's to send: 0, or a row has been sent twice
         self._planned = planned
         self._blocks = blocks
         self._block: Block | None = None
@@ -306,7 +306,8 @@ def _columns(block: Block) -> tuple[npt.NDArray[Any], ...]:
 class LeaseHolder:
     """The worker's side: rows to send, and what to tell the master.
 
-    fenced: whether a master that fell silent may have passed the rows on (not so within one process).
+    fenced: whether a master that fell silent may have passed the rows on. Not so within one process, where the book
+    must have been told to wait for ever (`silence_s`).
     """
 
     def __init__(self, *, fenced: bool = True, fence_s: float = FENCE_S, resend_s: float = RESEND_S) -> None:

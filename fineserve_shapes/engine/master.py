@@ -12,7 +12,7 @@ import gevent
 from gevent.event import Event
 
 from fineserve_shapes.engine import messages
-from fineserve_shapes.engine.leases import LeaseBook
+from fineserve_shapes.engine.leases import SILENCE_S, LeaseBook
 from fineserve_shapes.engine.prefetch import prefetched
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.outbox import Measurements
@@ -33,14 +33,16 @@ class Run:
     """One run as the master sees it.
 
     blocks: the plan. planned: its rows, where that is known. run_time_s: when to stop leasing; None: with the plan.
+    local: the one worker is in this process. It cannot be cut off, and it keeps no fence: so it is never given up.
     """
 
-    def __init__(self, blocks: Iterable[Block], planned: int | None, run_time_s: float | None) -> None:
+    def __init__(self, blocks: Iterable[Block], planned: int | None, run_time_s: float | None, *, local: bool) -> None:
         self.id = uuid.uuid4().hex[:8]
         self.start_s: float | None = None  # perf_counter
         self.started_at = time.time()
         self.run_time_s = run_time_s
-        self.book = LeaseBook(prefetched(iter(blocks)), planned)
+        silence_s = float("inf") if local else SILENCE_S
+        self.book = LeaseBook(prefetched(iter(blocks)), planned, silence_s=silence_s)
         self.totals = Totals()
         self.workers: dict[str, dict[str, Any]] = {}
         self.facts: dict[str, dict[str, Any]] = {}  # what workers said when they were ready

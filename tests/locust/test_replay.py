@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,25 @@ def test_forked_workers_share_the_plan(tmp_path: Path):
     assert done.code == 0, done.output
     assert outcomes(summary_of(out)) == {"ok": 100}
     assert len(summary_of(out)["fidelity"]["workers"]) == 2
+
+
+def test_a_process_that_sleeps_sends_late_but_once(tmp_path: Path):
+    """Three seconds of SIGSTOP: longer than any fence and any silence that the master would bear from a worker."""
+    trace = write_trace(tmp_path / "trace.csv", even(120, 20.0))
+    log, out = tmp_path / "truth.jsonl", tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5, ground_truth=log) as simulator, cluster(tmp_path) as locust:
+        process = locust.start("--headless", "--only-summary", "--host", simulator.url, "--request-trace-csv", trace,
+                               "--output-file", out)  # fmt: skip
+        locust.await_output(process, "starts with 1 worker")
+        time.sleep(2.5)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        assert locust.wait(process).code == 0, locust.output(process)
+    summary, received = summary_of(out), truth(log)
+    assert outcomes(summary) == {"ok": 120}
+    assert summary["completed"] == len(received) == len({row["request_id"] for row in received}) == 120
+    assert summary["fidelity"]["lag_max_ms"] > 1000  # and the run says so
 
 
 def test_a_run_time_ends_the_run_and_the_plan_with_it(tmp_path: Path):
