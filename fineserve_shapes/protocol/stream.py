@@ -95,6 +95,7 @@ class StreamReader:
         "_continuous",
         "_counted",
         "_error",
+        "_finish_s",
         "_first_tokens",
         "_first_visible_s",
         "_is_json",
@@ -122,6 +123,7 @@ class StreamReader:
         self._counted = 0  # tokens by token ids, or one per chunk
         self._continuous: bool | None = None  # usage on every chunk: known from the first chunk with a choice
         self._usage_seen = 0
+        self._finish_s: float | None = None  # when the finish_reason came
         self._first_tokens: int | None = None
         self._first_visible_s: float | None = None
         self._metrics: Mapping[str, Any] | None = None
@@ -174,6 +176,8 @@ class StreamReader:
         self._choices.update(
             (index, finish) for index, finish in delta.choices if finish is not None or index not in self._choices
         )
+        if any(finish is not None for _, finish in delta.choices):
+            self._finish_s = at_s
         tokens, carries = delta.tokens, delta.carries_token
         if delta.usage is not None:
             self.input_tokens = delta.usage.input_tokens
@@ -254,6 +258,8 @@ class StreamReader:
         self, outcome: str, error: str | None, sent_s: float, end_s: float, retried: bool, reused: bool
     ) -> StreamResult:
         from_usage = self.output_tokens is not None
+        if self.output_tokens and not self.times_s and self._finish_s is not None:
+            self.times_s.append(self._finish_s)  # usage says that the empty chunk with the finish_reason was a token
         output_tokens = self.output_tokens if from_usage else (self._counted or None)
         reasons = [reason for reason in self._choices.values() if reason is not None]
         return StreamResult(

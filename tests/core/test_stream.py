@@ -128,6 +128,16 @@ def test_one_token_has_no_time_per_token():
     assert result.itl_s.size == 0
 
 
+def test_an_empty_finish_chunk_is_a_token_where_usage_says_so():
+    """One token was asked for, and its text is empty: vLLM sends it with the finish_reason."""
+    result = read([*tokens(""), usage(1)], asked=1)
+    assert (result.first_token_s, result.output_tokens, result.tpot_s) == (1.0, 1, None)
+
+
+def test_an_empty_finish_chunk_alone_is_no_token():
+    assert read(tokens("")).first_token_s is None
+
+
 def test_tpot_counts_tokens_not_chunks():
     """Two chunks of which the second holds nine tokens by usage: nine tokens in one second."""
     result = read([*tokens("a", "bcdefghij"), usage(10)], asked=10)
