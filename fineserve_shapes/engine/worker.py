@@ -149,6 +149,9 @@ class Worker:
             facts: dict[str, Any] = performer.open()
         except InputError as error:
             facts = {"error": str(error)}
+        except Exception as error:  # of a user class, say: the master must not wait for this worker
+            logger.exception("getting ready failed")
+            facts = {"error": f"a worker could not get ready: {type(error).__name__}: {error}"}
         facts["machine"] = machine()
         while not self._local and self._clock.pings < FIRST_PINGS and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
