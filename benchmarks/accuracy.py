@@ -25,7 +25,7 @@ def main() -> None:
         summary = seen.summary
         chunks = sum(len(client_s) for _, client_s in seen.client.values())
         print(f"{rate_rps:g}/s: {summary['ledger']['ok']} of {summary['ledger']['planned']} requests ok;"
-              f" Locust's CPU {seen.cpu_s:.1f} s, {seen.cpu_s / chunks * 1e6:.1f} us per chunk, start-up included")  # fmt: skip
+              f" CPU with start-up {seen.cpu_s:.1f} s, {seen.cpu_s / chunks * 1e6:.1f} us per chunk")  # fmt: skip
         print(f"  TTFT error (client - server)  {quantiles_ms(first)}")
         print(f"  ITL error (absolute)          {quantiles_ms(np.concatenate(gaps))}")
         print(f"  the server's own lateness     {quantiles_ms(np.concatenate(late))}")
