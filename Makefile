@@ -18,7 +18,7 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY)  ## install, and replay half a minute of a sample trace against the embedded simulator
-	$(BIN)/locust -f locustfiles/replay.py --headless --only-summary --run-time 30s --drain-timeout 20
+	$(BIN)/locust -f locustfiles/replay.py --headless --only-summary --run-time 30s --drain-timeout 45
 
 test: $(READY)  ## install, and run the tests
 	$(BIN)/python -m pytest
