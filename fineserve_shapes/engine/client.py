@@ -21,6 +21,7 @@ from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 
 _now = time.perf_counter
+_MAX_HEAD_BYTES = 2**18  # of headers, trailers and framing between two pieces of a body
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Deadlines:
                 raise InputError(f"--{flag}-timeout must be positive, got {value:g}")
 
 
+class _Over(Exception):
+    """The answer has ended before the request was sent whole."""
+
+
 Pool = dict["Connection", None]  # an ordered set: the newest is taken first, any can be removed at once
 
 
@@ -48,12 +53,15 @@ class Connection:
         "_closed",
         "_deadlines",
         "_framed",
+        "_head_bytes",
         "_keep_alive",
         "_parser",
         "_pool",
         "_progress_s",
         "_reactor",
         "_reader",
+        "_sender",
+        "_sent",
         "_started_s",
         "_transport",
         "_waiter",
@@ -71,31 +79,37 @@ class Connection:
         self.ended_s = 0.0  # when the end of the answer was read, or its deadline passed
         self._waiter: Waiter | None = None
         self._reader: StreamReader | None = None
+        self._sender: tuple[Waiter, gevent.Greenlet] | None = None  # who is sending, for which exchange
         reactor.add(transport.fileno(), self._on_readable)
 
     def exchange(self, request: bytes, reader: StreamReader, started_s: float) -> str:
         """Send a request and wait for its end: "done", "eof", "reset", "garbage", "hopeless" or a deadline's text."""
         self._reader = reader
         self._parser = httptools.HttpResponseParser(self)
-        self.answered = self._framed = self._keep_alive = False
+        self.answered = self._framed = self._keep_alive = self._sent = False
+        self._head_bytes = 0
         self._started_s, self._progress_s = started_s, _now()
-        self._waiter = Waiter()
+        self._waiter = waiter = Waiter()
         self._reactor.watch(self)
+        self._sender = waiter, gevent.getcurrent()
         try:
             self._transport.send_all(request, self._deadlines.progress_s)
+            self._sent = True
         except TimeoutError:
             self.ended_s = _now()
             return f"the request could not be sent within {self._deadlines.progress_s:g} s"
-        except OSError:
+        except (OSError, _Over):
             pass  # what the server said before it hung up, if anything, is still to be read
-        end: str = self._waiter.get()
+        finally:
+            self._sender = None
+        end: str = waiter.get()
         return end
 
     def release(self) -> None:
         """The exchange is over: keep the connection if it may serve another, else close it."""
         self._reactor.unwatch(self)
         self._waiter = self._reader = None
-        if self._keep_alive and not self._closed:
+        if self._keep_alive and self._sent and not self._closed:
             self._pool[self] = None
         else:
             self.close()
@@ -122,7 +136,13 @@ class Connection:
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             self.ended_s = self._at_s
-            get_hub().loop.run_callback(waiter.switch, how)  # not now: other sockets are waiting for their stamp
+            get_hub().loop.run_callback(self._wake, waiter, how)  # not now: other sockets are waiting for their stamp
+
+    def _wake(self, waiter: Waiter, how: str) -> None:
+        sender = self._sender
+        waiter.switch(how)
+        if sender is not None and sender[0] is waiter:  # nobody waits for it yet, nor for the rest of the request
+            sender[1].throw(_Over)
 
     def _on_readable(self) -> None:
         try:
@@ -140,10 +160,16 @@ class Connection:
             self.close()  # an idle connection has nothing to say
         else:
             self.answered = True
+            self._head_bytes += len(data)
             try:
                 self._parser.feed_data(data)
-            except httptools.HttpParserError:
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade):
                 self._lost("garbage")
+            else:
+                if self._head_bytes > _MAX_HEAD_BYTES:  # no body in all this: headers without end
+                    self._lost("garbage")
+                elif self._transport.ended:
+                    self._lost("eof")
 
     def _lost(self, how: str) -> None:
         self._keep_alive = False
@@ -159,6 +185,7 @@ class Connection:
 
     def on_message_begin(self) -> None:
         """An answer begins; one that nobody asked for spoils the connection."""
+        self._framed = False
         if self._reader is None:
             self._keep_alive = False
 
@@ -176,6 +203,7 @@ class Connection:
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body, read at `_at_s`."""
+        self._head_bytes = 0
         reader = self._reader
         if reader is None:
             return
@@ -211,7 +239,7 @@ class Client:
         self._deadlines = deadlines
         self._context = (context or ssl.create_default_context()) if target.tls else None
         self._idle: Pool = {}
-        self._headers = b"Host: %s\r\n" % target.authority.encode() + _header_lines(headers or {})
+        self._headers = b"Host: %s\r\n" % target.authority.encode() + header_lines(headers or {})
 
     def post(self, path: str, body: bytes, reader: StreamReader, headers: dict[str, str] | None = None) -> StreamResult:
         """Send a body and read the answer; every way it can end comes back as a result, never as an exception.
@@ -223,7 +251,7 @@ class Client:
         request = b"POST %s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n%s" % (
             (self.target.path + path).encode(),
             self._headers,
-            _header_lines(headers or {}),
+            header_lines(headers or {}),
             len(body),
             body,
         )
@@ -262,12 +290,20 @@ class Client:
             connection.close()
 
     def _connect(self) -> Connection:
-        transport = connect(self.target, self._context, self._deadlines.connect_s)
+        limits = self._deadlines
+        transport = connect(self.target, self._context, min(limits.connect_s, limits.request_s))
         return Connection(transport, self._reactor, self._deadlines, self._idle)
 
 
-def _header_lines(headers: dict[str, str]) -> bytes:
+def header_lines(headers: dict[str, str]) -> bytes:
+    """Headers as bytes. Raises InputError, which does not repeat a value: it may be a key."""
+    lines = []
     for name, value in headers.items():
-        if not (name + value).isprintable():
+        line = f"{name}: {value}"
+        try:
+            lines.append(line.encode("latin-1") + b"\r\n")
+        except UnicodeEncodeError:
+            line = "\n"
+        if not line.isprintable():
             raise InputError(f"the header {name!r} holds characters that no header can hold")
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1", "replace")
+    return b"".join(lines)

@@ -8,20 +8,22 @@ from __future__ import annotations
 from collections import deque
 
 KEPT_PINGS = 60
+MAX_DRIFT = 1e-4  # between two computers' clocks, s/s: quartz differs by less
 
 
 class ClockEstimate:
-    """The master's clock less this process's, from the ping with the least round trip among the last.
+    """The master's clock less this process's, from the ping that bounds it best among the last.
 
     A ping sent at t1 whose answer comes at t4 carries the master's time t2: with equal ways there and back the offset is
-    t2 - (t1 + t4) / 2, and whatever the ways, the error is at most half of the round trip t4 - t1. Source: Cristian,
-    "Probabilistic clock synchronization", 1989. Only the newest pings count, so that a drift is followed.
+    t2 - (t1 + t4) / 2, and whatever the ways, the error is then at most half of the round trip t4 - t1. Clocks drift
+    apart by at most `MAX_DRIFT`, so at a later time t the error is at most (t4 - t1) / 2 + MAX_DRIFT (t - t1): a quick
+    ping counts until a newer one bounds the offset better. Source: Cristian, "Probabilistic clock synchronization", 1989.
 
-    offset_s, uncertainty_s: the estimate and its bound, seconds; (0, inf) before the first ping.
+    offset_s, uncertainty_s: the estimate and its bound at the time of the last ping, seconds; (0, inf) before the first.
     """
 
     def __init__(self, *, same_clock: bool = False) -> None:
-        self._pings: deque[tuple[float, float]] = deque(maxlen=KEPT_PINGS)
+        self._pings: deque[tuple[float, float, float]] = deque(maxlen=KEPT_PINGS)
         self.pings = 0
         self.offset_s = 0.0
         self.uncertainty_s = 0.0 if same_clock else float("inf")
@@ -29,6 +31,7 @@ class ClockEstimate:
     def answered(self, sent_s: float, master_s: float, received_s: float) -> None:
         """Take one ping: sent and received by this process's clock, answered at the master's."""
         self.pings += 1
-        self._pings.append((received_s - sent_s, master_s - (sent_s + received_s) / 2))
-        round_trip_s, self.offset_s = min(self._pings)
-        self.uncertainty_s = round_trip_s / 2
+        self._pings.append(((received_s - sent_s) / 2, sent_s, master_s - (sent_s + received_s) / 2))
+        self.uncertainty_s, self.offset_s = min(
+            (half_s + MAX_DRIFT * (received_s - at_s), offset_s) for half_s, at_s, offset_s in self._pings
+        )

@@ -8,6 +8,9 @@ import logging
 import ssl
 from dataclasses import dataclass
 
+import gevent
+
+from fineserve_shapes.engine.client import header_lines
 from fineserve_shapes.engine.transport import Target
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.openai import http_error_text, shorten
@@ -48,12 +51,14 @@ def find_model(target: Target, wanted: str | None, headers: dict[str, str], time
 
 
 def _get(target: Target, path: str, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes]:
+    header_lines(headers)  # refuses what http.client would refuse with the value, a key maybe, in its message
     kind = http.client.HTTPSConnection if target.tls else http.client.HTTPConnection
     connection = kind(target.host, target.port, timeout=timeout_s)
     try:
-        connection.request("GET", target.path + path, headers=headers)
-        response = connection.getresponse()
-        return response.status, response.read(2**20)
+        with gevent.Timeout(timeout_s, TimeoutError()):  # of it all; the socket's is of each of its bytes
+            connection.request("GET", target.path + path, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read(2**20)
     except ssl.SSLError as error:
         raise InputError(f"cannot reach {target}: TLS failed: {error.reason or error} (--host)") from None
     except TimeoutError:
@@ -73,7 +78,7 @@ def _models(body: bytes) -> dict[str, ServedModel] | None:
         for entry in entries:
             length = entry.get("max_model_len")
             models[str(entry["id"])] = ServedModel(str(entry["id"]), length if type(length) is int else None)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return models
 

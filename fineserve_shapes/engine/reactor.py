@@ -62,6 +62,8 @@ class Reactor:
 
     def close(self) -> None:
         """Stop; the sockets are their owners' to close."""
+        self._readers.clear()  # a connection that is closed after this has nothing to remove
+        self._watched.clear()
         self._sweeper.kill(block=False)
         self._watcher.stop()
         self._watcher.close()
@@ -72,8 +74,13 @@ class Reactor:
             events = self._epoll.poll(0, _EVENTS_PER_POLL)
             for fd, _ in events:
                 on_readable = self._readers.get(fd)  # a callback before it may have removed it
-                if on_readable is not None:
+                if on_readable is None:
+                    continue
+                try:
                     on_readable()
+                except Exception:  # gevent would stop the watcher, and with it every stream of the process
+                    logger.exception("a connection could not be read; its deadline will end it")
+                    self.remove(fd)
             if len(events) < _EVENTS_PER_POLL:
                 return
 

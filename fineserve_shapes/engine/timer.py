@@ -11,7 +11,7 @@ import gevent
 from gevent.hub import get_hub
 
 _CLOCK_MONOTONIC = 1
-_TFD_NONBLOCK = os.O_NONBLOCK
+_TFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
 _READABLE = 1
 
@@ -28,14 +28,14 @@ class Timer:
     """Sleeps towards absolute times of `time.perf_counter`.
 
     On Linux it is a timerfd that the gevent hub watches: libev rounds its own timers to about a millisecond. Elsewhere
-    it sleeps with gevent.
+    it sleeps with gevent. One greenlet at a time may sleep on it.
     """
 
     def __init__(self) -> None:
         self._fd = -1
         if sys.platform == "linux":  # there perf_counter is CLOCK_MONOTONIC
             self._libc = ctypes.CDLL(None, use_errno=True)
-            self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK)
+            self._fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS)
         if self._fd >= 0:
             self._watcher = get_hub().loop.io(self._fd, _READABLE)
             self._spec = _TimerSpec()
@@ -45,7 +45,8 @@ class Timer:
         if at_s <= time.perf_counter():
             return
         if self._fd < 0:
-            gevent.sleep(at_s - time.perf_counter())
+            while (left_s := at_s - time.perf_counter()) > 0:  # libev counts from when it last looked at the clock
+                gevent.sleep(left_s)
             return
         seconds = int(at_s)
         self._spec.value.seconds = seconds

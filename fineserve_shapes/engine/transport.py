@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import gevent.socket
@@ -17,7 +18,9 @@ from gevent import monkey
 from fineserve_shapes.errors import InputError
 
 _RECV_BYTES = 2**16
+_URL_TEXT = re.compile(r"[!-~]*")  # what may stand in a request line or a Host header
 _Socket: type[socket.socket] = monkey.get_original("socket", "socket")
+_getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
 
 class ConnectError(Exception):
@@ -27,7 +30,7 @@ class ConnectError(Exception):
 class Target:
     """Where requests go: a URL taken apart.
 
-    Raises InputError for anything but http(s)://host[:port][/path].
+    Raises InputError for anything but http(s)://host[:port][/path]. A name beyond ASCII is taken in its IDNA form.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,18 +43,32 @@ class Target:
             raise InputError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8000 (--host)")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise InputError("the server's URL takes no user, password, query or fragment (--host)")
+        if port == 0:
+            raise InputError(f"{url!r}: no server has port 0 (--host)")
+        try:
+            self.host = parts.hostname.encode("idna").decode("ascii")
+        except UnicodeError:
+            raise InputError(f"{parts.hostname!r} cannot be the name of a server (--host)") from None
+        if not _URL_TEXT.fullmatch(self.host + parts.path):
+            raise InputError(f"{url!r} holds characters that a URL writes with % (--host)")
         self.tls = parts.scheme == "https"
-        self.host: str = parts.hostname
         self.port: int = port or (443 if self.tls else 80)
         self.path = parts.path.rstrip("/").removesuffix("/v1")  # people paste the API's base as often as the server's
-        self.authority = parts.netloc
+        self.authority = f"[{self.host}]" if ":" in self.host else self.host
+        if port is not None:
+            self.authority += f":{port}"
 
     def __str__(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
 
 
 class Transport(Protocol):
-    """A connected, non-blocking byte stream."""
+    """A connected, non-blocking byte stream.
+
+    ended: no more will come, although the socket may not show it: with the last bytes came word that they are the last.
+    """
+
+    ended: bool
 
     def fileno(self) -> int: ...
 
@@ -66,6 +83,8 @@ class Transport(Protocol):
 
 class PlainTransport:
     """TCP."""
+
+    ended = False  # the socket shows it
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -92,6 +111,7 @@ class TLSTransport:
         self._plain = plain
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self.ended = False
         self.fileno = plain.fileno
         self.close = plain.close
 
@@ -107,7 +127,10 @@ class TLSTransport:
                 self._flush(until_s)
                 return
             _wait(self.fileno(), gevent.socket.wait_read, until_s)
-            data = self._plain.recv()
+            try:
+                data = self._plain.recv()
+            except BlockingIOError:
+                continue
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection in the TLS handshake")
             self._incoming.write(data)
@@ -123,17 +146,18 @@ class TLSTransport:
                 part = self._tls.read(_RECV_BYTES)
             except ssl.SSLWantReadError:
                 break
-            except ssl.SSLZeroReturnError:
+            if not part:  # the end of TLS; the server may well keep the TCP connection until it is answered
+                self.ended = True
                 return b"".join(parts)
-            if not part:
-                break
             parts.append(part)
         if not parts:
             raise BlockingIOError(errno.EAGAIN, "half a TLS record")
         return b"".join(parts)
 
     def send_all(self, data: bytes, timeout_s: float) -> None:
-        self._tls.write(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._tls.write(view) :]
         self._flush(time.perf_counter() + timeout_s)
 
     def _flush(self, until_s: float) -> None:
@@ -145,16 +169,16 @@ def connect(target: Target, context: ssl.SSLContext | None, timeout_s: float) ->
     """Connect in the calling greenlet. Raises ConnectError with one line that says why."""
     until_s = time.perf_counter() + timeout_s
     try:
-        with gevent.Timeout(timeout_s, TimeoutError()):
-            addresses = gevent.socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        addresses = _addresses(target, timeout_s)
     except TimeoutError:
         raise ConnectError(f"the name {target.host} was not found within {timeout_s:g} s") from None
     except OSError as error:
         raise ConnectError(f"the name {target.host} cannot be found: {error.strerror or error}") from None
     problem = "no address"
     for family, kind, protocol, _, address in addresses:
-        sock = _Socket(family, kind, protocol)
+        sock: socket.socket | None = None
         try:
+            sock = _Socket(family, kind, protocol)  # fails where descriptors have run out
             return _open(sock, address, target, context, until_s)
         except TimeoutError:
             problem = f"no connection to {target.authority} within {timeout_s:g} s"
@@ -166,10 +190,20 @@ def connect(target: Target, context: ssl.SSLContext | None, timeout_s: float) ->
             reason = os.strerror(error.errno) if error.errno else str(error)
             problem = f"no connection to {target.authority}: {reason.lower()}"
         except BaseException:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise
-        sock.close()
+        if sock is not None:
+            sock.close()
     raise ConnectError(problem)
+
+
+def _addresses(target: Target, timeout_s: float) -> list[Any]:
+    try:  # an address in figures needs no thread, which costs more than the rest of connecting
+        return _getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        with gevent.Timeout(timeout_s, TimeoutError()):
+            return gevent.socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
 
 
 def _open(

@@ -1,0 +1,238 @@
+"""The look at the server before a run: one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+from servers import MAX_TEST_S, Lab, Peer, black_hole, free_port, sized
+
+from fineserve_shapes.engine.preflight import ServedModel, find_model
+from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.errors import InputError
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+def look(
+    url: str, wanted: str | None = None, *, headers: dict[str, str] | None = None, timeout_s: float = 2.0
+) -> ServedModel:
+    """Preflight in a thread: http.client blocks where gevent has not patched it, and the servers are greenlets here."""
+
+    def find() -> ServedModel | Exception:
+        try:
+            return find_model(Target(url), wanted, headers or {}, timeout_s)
+        except Exception as error:
+            return error
+
+    found = gevent.get_hub().threadpool.apply(find)
+    if isinstance(found, Exception):
+        raise found
+    return found  # type: ignore[no-any-return]
+
+
+def refusal(url: str, wanted: str | None = None, **how: Any) -> str:
+    with pytest.raises(InputError) as refused:
+        look(url, wanted, **how)
+    text = str(refused.value)
+    assert "\n" not in text
+    return text
+
+
+def listing(*names: str, **fields: Any) -> bytes:
+    return sized("200 OK", json.dumps({"object": "list", "data": [{"id": name, **fields} for name in names]}).encode())
+
+
+def gives(lab: Lab, answer: bytes) -> str:
+    def handle(peer: Peer) -> None:
+        if (request := peer.head()) is not None:
+            server.requests.append(request)
+            peer.send(answer)
+
+    server = lab.serve(handle)
+    lab.seen = server.requests  # type: ignore[attr-defined]
+    return server.url
+
+
+def test_the_only_model_is_taken(lab: Lab) -> None:
+    assert look(gives(lab, listing("tiny", max_model_len=2048))) == ServedModel("tiny", 2048)
+
+
+def test_the_request_carries_the_headers_and_the_path(lab: Lab) -> None:
+    look(gives(lab, listing("tiny")) + "/base/v1", headers={"Authorization": "Bearer key"})
+    (request,) = lab.seen  # type: ignore[attr-defined]
+    assert request.line == "GET /base/v1/models HTTP/1.1"
+    assert request.headers["authorization"] == "Bearer key"
+
+
+@pytest.mark.parametrize("length", [None, "2048", 2048.0, True])
+def test_a_context_that_is_no_number_is_not_known(lab: Lab, length: Any) -> None:
+    assert look(gives(lab, listing("tiny", max_model_len=length))) == ServedModel("tiny", None)
+
+
+def test_one_of_several_models_is_found(lab: Lab) -> None:
+    assert look(gives(lab, listing("a", "b")), "b") == ServedModel("b")
+
+
+def test_several_models_and_none_asked_for(lab: Lab) -> None:
+    assert "serves 2 models, 'a', 'b': choose one (--model)" in refusal(gives(lab, listing("a", "b")))
+
+
+def test_a_model_that_is_not_there(lab: Lab) -> None:
+    assert "has no model 'c'; it serves 'a', 'b' (--model)" in refusal(gives(lab, listing("a", "b")), "c")
+
+
+def test_many_models_stay_one_bounded_line(lab: Lab) -> None:
+    text = refusal(gives(lab, listing(*(f"model\n{number}" + 100 * "x" for number in range(500)))), "c")
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize("wanted", [None, "tiny"])
+def test_no_models_at_all(lab: Lab, wanted: str | None) -> None:
+    assert "(--model)" in refusal(gives(lab, listing()), wanted)
+
+
+GARBAGE = {
+    "empty": b"",
+    "no JSON": b"<html>",
+    "no object": b"[]",
+    "null": b"null",
+    "no data": b"{}",
+    "data is null": b'{"data": null}',
+    "data is an object": b'{"data": {"id": "a"}}',
+    "a model is text": b'{"data": ["a"]}',
+    "a model has no id": b'{"data": [{}]}',
+    "broken UTF-8": b'{"data": [{"id": "\xff"}]}',
+    "deeply nested": 200_000 * b"[",
+}
+
+
+@pytest.mark.parametrize("body", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_is_no_list_of_models(lab: Lab, body: bytes) -> None:
+    assert "gives no list of models (HTTP 200): name the model (--model)" in refusal(gives(lab, sized("200 OK", body)))
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "405 Method Not Allowed", "500 Oops", "503 Not Yet", "307 There"])
+def test_a_server_without_a_list_needs_the_model_named(lab: Lab, status: str) -> None:
+    text = refusal(gives(lab, sized(status, b'{"detail":"Not Found"}')))
+    assert f"gives no list of models (HTTP {status[:3]}): name the model (--model)" in text
+
+
+def test_a_server_without_a_list_is_taken_at_the_users_word_with_a_warning(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert look(gives(lab, sized("404 Not Found", b"")), "mine") == ServedModel("mine")
+    assert "taking --model mine unchecked" in caplog.text
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+@pytest.mark.parametrize("wanted", [None, "tiny"])
+def test_a_refused_key_names_the_variable_and_not_the_key(lab: Lab, status: str, wanted: str | None) -> None:
+    url = gives(lab, sized(status, b'{"error":"Unauthorized"}'))
+    text = refusal(url, wanted, headers={"Authorization": "Bearer sk-secret"})
+    assert f"refused: HTTP {status[:3]}: Unauthorized (the key is read from OPENAI_API_KEY)" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nx", "sk-secret\r\nX-Evil: 1", "sk-secret\u2026", "sk-secret\x00"])
+def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(lab: Lab, key: str) -> None:
+    text = refusal(gives(lab, listing("tiny")), headers={"Authorization": f"Bearer {key}"})
+    assert text == "the header 'Authorization' holds characters that no header can hold"
+
+
+def test_a_refused_connection(lab: Lab) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert refusal(url) == f"cannot reach {url}: connection refused (--host)"
+
+
+def test_a_name_that_does_not_exist(lab: Lab) -> None:
+    assert refusal("http://no-such-host.invalid", timeout_s=5).startswith("cannot reach http://no-such-host.invalid: ")
+
+
+def test_a_black_hole(lab: Lab) -> None:
+    with black_hole() as url:
+        assert refusal(url, timeout_s=0.3) == f"cannot reach {url}: no answer within 0.3 s (--host)"
+
+
+def test_a_server_that_hangs_up(lab: Lab) -> None:
+    assert "cannot reach" in refusal(lab.serve(Peer.head).url)
+
+
+def test_a_server_that_resets(lab: Lab) -> None:
+    assert "connection reset" in refusal(lab.serve(lambda peer: peer.head() and peer.reset()).url)
+
+
+def test_a_server_that_says_nothing(lab: Lab) -> None:
+    url = lab.serve(Peer.gone).url
+    assert refusal(url, timeout_s=0.2) == f"cannot reach {url}: no answer within 0.2 s (--host)"
+
+
+def drip_headers(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    drip(peer)
+
+
+def drip_body(peer: Peer) -> None:
+    peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+    drip(peer)
+
+
+def drip(peer: Peer) -> None:
+    until_s = time.perf_counter() + MAX_TEST_S
+    while time.perf_counter() < until_s:
+        peer.send(b" ")
+        gevent.sleep(0.05)
+
+
+LOOK = """
+from gevent import monkey; monkey.patch_all()
+import sys, time
+from fineserve_shapes.engine.preflight import find_model
+from fineserve_shapes.engine.transport import Target
+for url in sys.argv[1:]:
+    started_s = time.perf_counter()
+    try:
+        find_model(Target(url), None, {}, 0.4)
+    except ValueError as error:
+        print(time.perf_counter() - started_s < 2, error)
+"""
+
+
+def test_an_answer_that_never_ends_is_given_up_in_time(lab: Lab) -> None:
+    """Each byte comes within the socket's time-out, the whole does not. In a process as Locust makes it."""
+    urls = [lab.serve(handle).url for handle in (drip_headers, drip_body)]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen([sys.executable, "-c", LOOK, *urls], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                gevent.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        lines = output.read().splitlines()
+    assert lines == [f"True cannot reach {url}: no answer within 0.4 s (--host)" for url in urls]
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.0\r\n", os.urandom(100) + b"\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n"])
+def test_a_server_of_another_kind(lab: Lab, answer: bytes) -> None:
+    assert "does not speak HTTP" in refusal(gives(lab, answer))
+
+
+def test_tls_to_a_plain_port(lab: Lab) -> None:
+    server = lab.serve(lambda peer: peer.recv() and peer.send(sized("400 Bad Request", b"plain HTTP here")))
+    assert "TLS failed" in refusal(f"https://127.0.0.1:{server.port}")

@@ -1,0 +1,343 @@
+"""URLs, connecting, and bytes over TCP and TLS."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import gevent
+import pytest
+from servers import (
+    DONE,
+    UNFRAMED,
+    Certificate,
+    Lab,
+    Peer,
+    TLSPeer,
+    black_hole,
+    descriptors,
+    event,
+    free_port,
+    make_certificate,
+    post,
+    settled,
+    sized,
+    whole,
+)
+
+from fineserve_shapes.engine.transport import ConnectError, Target, connect
+from fineserve_shapes.errors import InputError
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    try:
+        return make_certificate(tmp_path_factory.mktemp("tls"))
+    except FileNotFoundError:
+        pytest.skip("no openssl command to make a certificate with")
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8000", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
+        ("http://127.0.0.1:8000/", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
+        ("http://127.0.0.1:8000/v1", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
+        ("http://127.0.0.1:8000/v1/", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
+        ("https://host.example/deep/path/v1", ("host.example", 443, "/deep/path", "host.example", True)),
+        ("http://Host.Example/v11", ("host.example", 80, "/v11", "host.example", False)),
+        ("http://[::1]:8000/v1", ("::1", 8000, "", "[::1]:8000", False)),
+        ("https://[::1]", ("::1", 443, "", "[::1]", True)),
+        ("HTTP://localhost:", ("localhost", 80, "", "localhost", False)),
+        ("http://bücher.example", ("xn--bcher-kva.example", 80, "", "xn--bcher-kva.example", False)),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, expected: tuple[str, int, str, str, bool]) -> None:
+    target = Target(url)
+    assert (target.host, target.port, target.path, target.authority, target.tls) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "localhost:8000", "127.0.0.1", "ftp://host", "http://", "http:///v1", "http://:8000", "host.example/v1"),
+        *("http://host:0", "http://host:65536", "http://host:x", "http://[::1", "http://user:secret@host"),
+        *("http://host?query", "http://host/#fragment", "http://host/a b", "http://ho st", "http://host/ä"),
+        *("http://a..b", "http://.host", "http://" + 64 * "a", "http://ho\x00st", "http://host/\x7f"),
+    ],
+)
+def test_what_is_no_url_of_a_server_is_refused_in_one_line(url: str) -> None:
+    with pytest.raises(InputError, match=r"--host") as refused:
+        Target(url)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_path_before_v1_is_part_of_every_request(lab: Lab) -> None:
+    server = lab.answer(whole())
+    assert post(lab.client(server.url + "/proxy/v1/")).outcome == "ok"
+    assert server.requests[0].line == "POST /proxy/v1/completions HTTP/1.1"
+    assert server.requests[0].headers["host"] == f"127.0.0.1:{server.port}"
+
+
+# connecting
+
+
+def refusal(url: str, context: ssl.SSLContext | None = None, timeout_s: float = 2.0) -> str:
+    with pytest.raises(ConnectError) as failed:
+        connect(Target(url), context, timeout_s)
+    return str(failed.value)
+
+
+def test_a_refused_connection_says_so(lab: Lab) -> None:
+    port = free_port()
+    assert refusal(f"http://127.0.0.1:{port}") == f"no connection to 127.0.0.1:{port}: connection refused"
+
+
+def test_a_name_that_does_not_exist_says_so(lab: Lab) -> None:
+    text = refusal("http://no-such-host.invalid", timeout_s=5)
+    assert text.startswith("the name no-such-host.invalid ")
+
+
+def test_a_name_that_takes_too_long_to_find_ends_at_the_deadline(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gevent.socket, "getaddrinfo", lambda *args, **kwargs: gevent.sleep(5))
+    assert refusal("http://host.example", timeout_s=0.1) == "the name host.example was not found within 0.1 s"
+
+
+def test_a_black_hole_ends_at_the_connect_deadline_and_keeps_no_descriptor(lab: Lab) -> None:
+    """The queue of the listening socket is full: nothing comes back, as from a firewall that drops."""
+    with black_hole() as url:
+        before = descriptors()
+        started_s = time.perf_counter()
+        text = refusal(url, timeout_s=0.3)
+        assert 0.29 <= time.perf_counter() - started_s < 1.5
+        assert text.endswith("within 0.3 s")
+        assert descriptors() == before
+
+
+def test_an_address_in_figures_is_not_looked_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up is a thread's work: it costs more than the rest of connecting."""
+    monkeypatch.setattr(gevent.socket, "getaddrinfo", lambda *args, **kwargs: pytest.fail("looked up"))
+    assert post(lab.client(lab.answer(whole()).url)).outcome == "ok"
+
+
+def test_a_host_name_is_looked_up(lab: Lab) -> None:
+    server = lab.answer(whole())
+    assert post(lab.client(f"http://localhost:{server.port}")).outcome == "ok"
+
+
+def test_the_next_address_of_a_name_is_tried(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may have an address that refuses before one that answers."""
+    server = lab.answer(whole())
+    addresses = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (free_port(), server.port)
+    ]
+    monkeypatch.setattr(gevent.socket, "getaddrinfo", lambda *args, **kwargs: addresses)
+    assert post(lab.client("http://host.example")).outcome == "ok"
+
+
+def test_ipv6(lab: Lab) -> None:
+    try:
+        server = lab.serve(lambda peer: peer.request() and peer.send(whole()), "::1")
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback: {error}")
+    assert server.url.startswith("http://[::1]:")
+    assert post(lab.client(server.url)).outcome == "ok"
+
+
+def test_no_descriptor_left_is_a_failed_connection_and_no_exception(lab: Lab) -> None:
+    client = lab.client(lab.answer(whole()).url)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        result = post(client)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+    assert result.outcome == "connect_error"
+    assert result.error is not None
+    assert result.error.endswith("too many open files")
+    assert post(client).outcome == "ok"
+
+
+def test_a_greenlet_killed_while_it_connects_leaves_no_descriptor(lab: Lab) -> None:
+    with black_hole() as url:
+        before = descriptors()
+        client = lab.client(url)
+        request = gevent.spawn(post, client)
+        gevent.sleep(0.02)
+        assert descriptors() == before + 1
+        request.kill()
+        assert request.value.outcome == "cancelled"
+        assert descriptors() == before
+
+
+# TLS
+
+
+def tls_answers(lab: Lab, certificate: Certificate, answer: bytes, piece: int = 2**14) -> str:
+    context = certificate.server()
+
+    def handle(raw: Peer) -> None:
+        peer = TLSPeer(raw.sock, context, piece)
+        while (request := peer.request()) is not None:
+            server.requests.append(request)
+            peer.send(answer)
+
+    server = lab.serve(handle)
+    return f"https://localhost:{server.port}"
+
+
+@pytest.mark.parametrize("piece", [1, 7, 2**14], ids=lambda piece: f"in pieces of {piece} bytes")
+def test_tls_works_however_the_records_are_split(lab: Lab, certificate: Certificate, piece: int) -> None:
+    client = lab.client(tls_answers(lab, certificate, whole(5), piece), context=certificate.client())
+    results = [post(client, asked=5) for _ in range(2)]
+    assert [(result.outcome, result.output_tokens, result.reused) for result in results] == [
+        ("ok", 5, False),
+        ("ok", 5, True),
+    ]
+
+
+def test_a_long_answer_of_many_records_comes_whole(lab: Lab, certificate: Certificate) -> None:
+    client = lab.client(tls_answers(lab, certificate, whole(5000), 2**20), context=certificate.client())
+    result = post(client, asked=5000)
+    assert (result.outcome, result.output_tokens) == ("ok", 5000)
+
+
+def test_a_large_request_goes_whole_through_tls(lab: Lab, certificate: Certificate) -> None:
+    bodies = []
+    context = certificate.server()
+
+    def handle(raw: Peer) -> None:
+        peer = TLSPeer(raw.sock, context)
+        request = peer.request()
+        assert request is not None
+        bodies.append(request.body)
+        peer.send(whole())
+
+    url = f"https://127.0.0.1:{lab.serve(handle).port}"
+    body = os.urandom(5 * 2**20)
+    assert post(lab.client(url, context=certificate.client()), body).outcome == "ok"
+    assert bodies == [body]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_answer_without_a_length_ends_with_tls_although_tcp_goes_on(
+    lab: Lab, certificate: Certificate, together: bool
+) -> None:
+    """asyncio's servers say goodbye in TLS and then wait for the client, up to 30 s."""
+    context = certificate.server()
+    answer = UNFRAMED + event(finish="stop") + DONE
+
+    def handle(raw: Peer) -> None:
+        peer = TLSPeer(raw.sock, context)
+        peer.request()
+        if not together:
+            peer.send(answer)
+            gevent.sleep(0.05)
+        peer.send_and_say_goodbye(answer if together else b"")
+        raw.gone()
+
+    url = f"https://localhost:{lab.serve(handle).port}"
+    result = post(lab.client(url, context=certificate.client(), progress_s=3), asked=1)
+    assert result.outcome == "ok"
+    assert result.e2e_s < 1
+
+
+def test_a_reset_in_a_tls_stream_is_a_stream_error(lab: Lab, certificate: Certificate) -> None:
+    context = certificate.server()
+
+    def handle(raw: Peer) -> None:
+        peer = TLSPeer(raw.sock, context)
+        peer.request()
+        peer.send(whole()[:150])
+        gevent.sleep(0.02)
+        raw.reset()
+
+    url = f"https://localhost:{lab.serve(handle).port}"
+    assert post(lab.client(url, context=certificate.client())).outcome == "stream_error"
+
+
+def test_bytes_that_are_no_tls_in_mid_stream_are_a_stream_error(lab: Lab, certificate: Certificate) -> None:
+    context = certificate.server()
+
+    def handle(raw: Peer) -> None:
+        peer = TLSPeer(raw.sock, context)
+        peer.request()
+        peer.send(whole()[:150])
+        raw.send(b"no record at all")
+        raw.gone()
+
+    url = f"https://localhost:{lab.serve(handle).port}"
+    assert post(lab.client(url, context=certificate.client())).outcome == "stream_error"
+
+
+def test_a_certificate_that_nobody_vouches_for_is_a_connect_error(lab: Lab, certificate: Certificate) -> None:
+    before = descriptors()
+    url = tls_answers(lab, certificate, whole())
+    result = post(lab.client(url))
+    assert result.outcome == "connect_error"
+    assert result.error is not None
+    assert "self-signed certificate" in result.error.replace("self signed", "self-signed")
+    assert settled(lambda: descriptors() == before + 1)  # the server's listening socket
+
+
+def test_a_certificate_for_another_name_is_a_connect_error(lab: Lab, certificate: Certificate) -> None:
+    context = certificate.server()
+    server = lab.serve(lambda raw: TLSPeer(raw.sock, context), "127.0.0.2")
+    result = post(lab.client(f"https://127.0.0.2:{server.port}", context=certificate.client()))
+    assert result.outcome == "connect_error"
+    assert result.error is not None
+    assert "127.0.0.2" in result.error
+
+
+def no_tls(peer: Peer) -> Any:
+    peer.recv()
+    peer.send(sized("400 Bad Request", b"plain HTTP here"))
+
+
+def hangs_up(peer: Peer) -> Any:
+    peer.recv()
+
+
+def resets(peer: Peer) -> Any:
+    peer.recv()
+    peer.reset()
+
+
+@pytest.mark.parametrize("handle", [no_tls, hangs_up, resets])
+def test_tls_to_a_port_without_it_is_a_connect_error(lab: Lab, handle: Any) -> None:
+    result = post(lab.client(f"https://127.0.0.1:{lab.serve(handle).port}"))
+    assert result.outcome == "connect_error"
+
+
+def test_silence_in_the_tls_handshake_ends_at_the_connect_deadline(lab: Lab) -> None:
+    server = lab.serve(Peer.gone)
+    result = post(lab.client(f"https://127.0.0.1:{server.port}", connect_s=0.3))
+    assert result.outcome == "connect_error"
+    assert 0.29 <= result.e2e_s < 1.5
+
+
+def test_plain_http_to_a_tls_port_is_a_stream_error(lab: Lab, certificate: Certificate) -> None:
+    url = tls_answers(lab, certificate, whole()).replace("https", "http")
+    assert post(lab.client(url)).outcome == "stream_error"
