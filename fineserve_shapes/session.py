@@ -193,12 +193,14 @@ class MasterSession:
         swarm = web_ui.app.view_functions["locust.swarm"]
 
         def checked_swarm() -> Any:
-            before = self.master.run
+            before, self.error = self.master.run, None
             response = swarm()
             run = self.master.run
             if self.error is None and run is not None and run is not before:
                 run.begun.wait(BEGIN_TIMEOUT_S)
                 self.error = run.failure
+                if self.error is not None:
+                    self._runner.stop()  # now: the form may be sent again before the shape's next tick
             if self.error is None:
                 return response
             return flask.jsonify({"success": False, "message": str(self.error), "host": self._environment.host})

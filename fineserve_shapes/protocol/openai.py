@@ -163,8 +163,12 @@ def error_text(body: object) -> str:
             found = found[key]
         if isinstance(found, list) and found:
             found = found[0]
-    text = found if isinstance(found, str) else json.dumps(found, default=str)
-    return shorten(text)
+    if isinstance(found, str):
+        return shorten(found)
+    try:
+        return shorten(json.dumps(found, default=str))
+    except RecursionError:
+        return "an error nested too deeply to be read"
 
 
 def http_error_text(status: int, body: bytes) -> str:

@@ -137,7 +137,7 @@ class StreamReader:
     def feed(self, data: bytes, at_s: float) -> bool:
         """Take bytes of the body, read at a time; whether they were progress (a token, not a comment)."""
         if self.status != 200:
-            self._keep(data, MAX_ERROR_BODY_BYTES)
+            self.hopeless = not self._keep(data, MAX_ERROR_BODY_BYTES)
             return True
         if self._is_json is None:
             start = data.lstrip()

@@ -120,6 +120,12 @@ def test_an_http_error_names_the_status():
     assert http_error_text(502, b"") == "HTTP 502"
 
 
+def test_a_deeply_nested_error_is_no_crash():
+    body = b'{"error":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    assert len(http_error_text(500, body)) < 400
+    assert read_event(body).error is not None
+
+
 def test_hostile_text_becomes_one_bounded_line():
     text = shorten("a\nb\x1b[31m\x00" + "x" * 10**6)
     assert len(text) <= 300

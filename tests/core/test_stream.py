@@ -201,4 +201,5 @@ def test_an_error_body_is_kept_in_bounded_memory():
     reader.headers(500)
     for _ in range(100):
         reader.feed(b"x" * 10_000, 1.0)
+    assert reader.hopeless
     assert len(reader.finish(0.0, 1.0, whole=True).error) <= 310

@@ -1,0 +1,124 @@
+"""The web UI's side: options in the form, errors beside it, one run after the other in the same process."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import Cluster, cluster, free_port, outcomes, truth, write_trace
+
+from fineserve_shapes.simulator.process import SimulatorProcess
+
+
+class Page:
+    """The web UI of a running Locust, over HTTP."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+            return response.read().decode()
+
+    def post(self, path: str, **form: object) -> dict[str, Any]:
+        data = urllib.parse.urlencode({name: str(value) for name, value in form.items()}).encode()
+        with urllib.request.urlopen(self.url + path, data, timeout=60) as response:
+            found: dict[str, Any] = json.loads(response.read())
+            return found
+
+    def swarm(self, **form: object) -> dict[str, Any]:
+        return self.post("/swarm", user_count=1, spawn_rate=1, **form)
+
+    def state(self) -> str:
+        state: str = json.loads(self.get("/stats/requests"))["state"]
+        return state
+
+    def rows(self) -> dict[tuple[str, str], int]:
+        stats = json.loads(self.get("/stats/requests"))["stats"]
+        return {(row["method"] or "", row["name"]): row["num_requests"] for row in stats}
+
+
+def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+
+
+def open_page(locust: Cluster, *arguments: object, workers: int = 0) -> Page:
+    port = free_port()
+    options = ("--web-host", "127.0.0.1", "--web-port", port, *arguments)
+    process = locust.master(*options) if workers else locust.start(*options)
+    locust.await_output(process, "Starting web interface")
+    page = Page(port)
+    until(lambda: _answers(page))
+    for _ in range(workers):
+        locust.worker()
+    until(lambda: len(json.loads(page.get("/stats/requests")).get("workers", [])) == workers)
+    return page
+
+
+def _answers(page: Page) -> bool:
+    try:
+        return bool(page.get("/"))
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_run_after_the_other_with_a_mistake_in_between(tmp_path: Path, workers: int):
+    trace = write_trace(tmp_path / "trace.csv", [0.02 * i for i in range(50)])
+    out, log = tmp_path / "out.jsonl", tmp_path / "truth.jsonl"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5, ground_truth=log) as simulator, cluster(tmp_path) as locust:
+        page = open_page(locust, "--host", simulator.url, "--output-file", out, workers=workers)
+        for mistake, message in (
+            ({"request_trace_csv": tmp_path / "missing.csv"}, "missing.csv"),
+            ({"request_trace_csv": trace, "time_scale": "fast"}, "--time-scale must be a number, got 'fast'"),
+            ({"request_trace_csv": trace, "model": "nope"}, "has no model 'nope'"),
+            ({"request_trace_csv": trace, "model": "", "host": "http://127.0.0.1:9"}, "connection refused (--host)"),
+        ):
+            answer = page.swarm(**{"host": simulator.url, "time_scale": "1", "model": ""} | mistake)
+            assert answer["success"] is False
+            assert message in answer["message"]
+            until(lambda: page.state() in ("ready", "stopped"))
+        for _ in range(2):
+            good = page.swarm(host=simulator.url, request_trace_csv=trace, time_scale=1, model="")
+            assert good["success"] is True, good
+            until(lambda: page.state() == "stopped")
+            rows = page.rows()
+            assert rows[("POST", "/v1/completions")] == rows[("", "Aggregated")] == rows[("METRIC", "TTFT")] == 50
+        assert not any("Traceback" in locust.output(process) for process in locust.processes)
+    summaries = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [outcomes(summary) for summary in summaries] == [{"ok": 50}, {"ok": 50}]
+    assert summaries[0]["run"] != summaries[1]["run"]
+    assert len({row["request_id"] for row in truth(log)}) == 100
+
+
+def test_the_stop_button_ends_a_run_and_accounts_for_the_rest(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", [0.05 * i for i in range(1000)])
+    out = tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator, cluster(tmp_path) as locust:
+        page = open_page(locust, "--host", simulator.url, "--output-file", out)
+        assert page.swarm(host=simulator.url, request_trace_csv=trace)["success"] is True
+        time.sleep(3)
+        assert page.post("/stop")["success"] is True
+        assert page.state() == "stopped"
+    summary = json.loads(out.read_text())
+    assert set(outcomes(summary)) == {"ok", "unsent"}
+    assert sum(outcomes(summary).values()) == summary["ledger"]["planned"] == 1000
+
+
+def test_every_option_is_in_the_form_with_help_and_default(tmp_path: Path):
+    with cluster(tmp_path) as locust:
+        page = open_page(locust).get("/")
+    for name in ("request_trace_csv", "time_scale", "timestamp_unit", "tokenizer", "progress_timeout", "output_file"):
+        assert f'"{name}": {{' in page
+    assert "above 1 is faster" in page
+    assert '"us"' in page  # the choices of --timestamp-unit, for the drop-down
+    assert "OPENAI_API_KEY" not in page
