@@ -35,10 +35,6 @@ class Page:
     def swarm(self, **form: object) -> dict[str, Any]:
         return self.post("/swarm", user_count=1, spawn_rate=1, **form)
 
-    def state(self) -> str:
-        state: str = json.loads(self.get("/stats/requests"))["state"]
-        return state
-
     def rows(self) -> dict[tuple[str, str], int]:
         stats = json.loads(self.get("/stats/requests"))["stats"]
         return {(row["method"] or "", row["name"]): row["num_requests"] for row in stats}
@@ -86,13 +82,14 @@ def test_one_run_after_the_other_with_a_mistake_in_between(tmp_path: Path, worke
             answer = page.swarm(**{"host": simulator.url, "time_scale": "1", "model": ""} | mistake)
             assert answer["success"] is False
             assert message in answer["message"]
-            until(lambda: page.state() in ("ready", "stopped"))
-        for _ in range(2):
+        for number in (1, 2):
             good = page.swarm(host=simulator.url, request_trace_csv=trace, time_scale=1, model="")
             assert good["success"] is True, good
-            until(lambda: page.state() == "stopped")
+            until(lambda number=number: out.exists() and len(out.read_text().splitlines()) == number)
+            time.sleep(2.5)  # Locust answers from a cache for two seconds, and its workers report every three
+            until(lambda: page.rows().get(("", "Aggregated")) == 50)
             rows = page.rows()
-            assert rows[("POST", "/v1/completions")] == rows[("", "Aggregated")] == rows[("METRIC", "TTFT")] == 50
+            assert rows[("POST", "/v1/completions")] == rows[("METRIC", "TTFT")] == 50
         assert not any("Traceback" in locust.output(process) for process in locust.processes)
     summaries = [json.loads(line) for line in out.read_text().splitlines()]
     assert [outcomes(summary) for summary in summaries] == [{"ok": 50}, {"ok": 50}]
@@ -108,7 +105,6 @@ def test_the_stop_button_ends_a_run_and_accounts_for_the_rest(tmp_path: Path):
         assert page.swarm(host=simulator.url, request_trace_csv=trace)["success"] is True
         time.sleep(3)
         assert page.post("/stop")["success"] is True
-        assert page.state() == "stopped"
     summary = json.loads(out.read_text())
     assert set(outcomes(summary)) == {"ok", "unsent"}
     assert sum(outcomes(summary).values()) == summary["ledger"]["planned"] == 1000
