@@ -36,7 +36,7 @@ def find_model(target: Target, wanted: str | None, headers: dict[str, str], time
     if status in (401, 403):
         raise InputError(f"{target} refused: {http_error_text(status, body)} (the key is read from OPENAI_API_KEY)")
     models = _models(body) if status == 200 else None
-    if models is None:
+    if not models:  # `transformers serve` lists what lies in its cache, which need not be what it serves
         if wanted is None:
             raise InputError(f"{target} gives no list of models (HTTP {status}): name the model (--model)")
         logger.warning("%s gives no list of models (HTTP %d): taking --model %s unchecked", target, status, wanted)
