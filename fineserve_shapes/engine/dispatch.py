@@ -41,6 +41,9 @@ class Dispatcher:
         self._now_s, self._to_local_s = now_s, to_local_s
         self._unprepared: list[Row] = []
         self._prepared: dict[int, Any] = {}
+        self._came_s: dict[int, float] = {}  # rows that were due before they came, until they are sent
+        self._late_s = 0.0
+        self._sent = 0
         self._woken = Event()
         self._has_unprepared = Event()
         self._requests = Group()
@@ -54,13 +57,27 @@ class Dispatcher:
     def add(self, rows: Sequence[Row]) -> None:
         """Rows have been leased (and are in the holder)."""
         if rows:
+            now_s = self._now_s()
             for row in rows:
                 heapq.heappush(self._unprepared, row)
+                if row.due_s < now_s:
+                    self._came_s[row.request] = now_s
             self._has_unprepared.set()
             self._woken.set()
 
+    def take_late_s(self) -> float:
+        """How late rows have left since the last call, on average, and at least how long the first in line waits.
+
+        By this process's doing: from when a row was due, or came if that was later.
+        """
+        sent, late_s = self._sent, self._late_s
+        self._sent, self._late_s = 0, 0.0
+        due_s = self._holder.next_due_s
+        waiting_s = 0.0 if due_s is None or self._came_s else self._now_s() - due_s
+        return max(late_s / max(sent, 1), waiting_s, 0.0)
+
     def drain(self, timeout_s: float) -> None:
-        """Send nothing more; wait so long for what is in flight, then cancel it."""
+        """Send nothing more; wait so long for what is in flight, then cancel it. May be called again, to cut it short."""
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._holder.void()
@@ -74,6 +91,7 @@ class Dispatcher:
                 due_s = self._holder.next_due_s
                 if due_s is None:
                     self._prepared.clear()  # of rows that were given back
+                    self._came_s.clear()
                     self._woken.clear()
                     self._woken.wait()
                     continue
@@ -83,7 +101,9 @@ class Dispatcher:
                     self._woken.wait(wait_s - _WAKE_EARLY_S / 2)
                     continue
                 timer.sleep_until(self._to_local_s(due_s))
-                while (row := self._holder.take_due(self._now_s())) is not None:
+                while (row := self._holder.take_due(now_s := self._now_s())) is not None:
+                    self._late_s += now_s - self._came_s.pop(row.request, row.due_s)
+                    self._sent += 1
                     prepared = self._prepared.pop(row.request, None)
                     self._requests.spawn(self._perform, row, prepared)
         finally:

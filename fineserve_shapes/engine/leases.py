@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.engine.dealing import Dealer, Pace
 from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
 from fineserve_shapes.workload.block import Block
 
@@ -84,12 +85,18 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Worker to master. at_s: the worker's time of sending; leases: how many leases of this epoch have been taken."""
+    """Worker to master.
+
+    at_s: the worker's time of sending. leases: how many leases of this epoch have been taken. late_s: how late rows have
+    left since its last report, on average. leaving: it takes no more rows.
+    """
 
     epoch: int
     at_s: float
     leases: int
     batches: Sequence[Batch] = ()
+    late_s: float = 0.0
+    leaving: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +111,13 @@ class _Member:
     given: int = 0  # leases with rows in this epoch
     unconfirmed: deque[tuple[int, float, Sequence[Row]]] = field(default_factory=deque)
     batches: int = 0
+    pace: Pace = field(default_factory=Pace)
+    leaving: bool = False
+
+    @property
+    def share(self) -> float:
+        """Of new rows, in proportion to the other workers' shares."""
+        return 0.0 if self.leaving else self.pace.share
 
 
 class LeaseBook:
@@ -134,7 +148,7 @@ class LeaseBook:
         self._stopped = False
         self._queue: list[Row] = []  # rows that came back
         self._members: dict[str, _Member] = {}
-        self._turn = 0
+        self._dealer = Dealer()
         self._horizon_s, self._fence_s, self._silence_s, self._resend_s = horizon_s, fence_s, silence_s, resend_s
 
     @property
@@ -191,19 +205,20 @@ class LeaseBook:
                 again = [(number, rows) for number, _, rows in member.unconfirmed]
                 member.unconfirmed = deque((number, now_s, rows) for number, rows in again)
                 messages += [(worker, self._lease(member, number, rows)) for number, rows in again]
-        rows = self._pull(now_s + self._horizon_s)
-        for place, worker in enumerate(workers):
-            member = self._members[worker]
-            share = rows[(place - self._turn) % len(workers) :: len(workers)]
-            for start in range(0, len(share), LEASE_ROWS):
-                part = share[start : start + LEASE_ROWS]
+        shares = {worker: self._members[worker].share for worker in workers}
+        hands: dict[str, list[Row]] = {}
+        if any(shares.values()):  # else all are leaving: rows stay with the plan
+            hands = self._dealer.deal(self._pull(now_s + self._horizon_s), shares)
+        for worker in workers:
+            member, hand = self._members[worker], hands.get(worker, [])
+            for start in range(0, len(hand), LEASE_ROWS):
+                part = hand[start : start + LEASE_ROWS]
                 member.held.update((row.request, row) for row in part)
                 member.unconfirmed.append((member.given, now_s, part))
                 messages.append((worker, self._lease(member, member.given, part)))
                 member.given += 1
-            if not share:
+            if not hand:
                 messages.append((worker, self._lease(member, None, ())))
-        self._turn = (self._turn + len(rows)) % len(workers)
         return messages
 
     def report(self, worker: str, report: Report, now_s: float) -> list[Any]:
@@ -221,6 +236,8 @@ class LeaseBook:
             for request, epoch in zip(batch.dropped.tolist(), batch.epochs.tolist(), strict=True):
                 self._give_back(member, request, epoch)
             payloads.append(batch.payload)
+        member.leaving |= report.leaving
+        member.pace.reported(report.late_s, now_s)
         if member.alive:
             member.seen_s = max(member.seen_s, report.at_s)
             if report.epoch == member.epoch:
@@ -373,7 +390,7 @@ class LeaseHolder:
         self._done.append(request)
         self._outcomes.append(OUTCOMES.index(outcome))
 
-    def report(self, now_s: float, payload: Any = None) -> Report:
+    def report(self, now_s: float, payload: Any = None, *, late_s: float = 0.0, leaving: bool = False) -> Report:
         """What to tell the master now: a new batch if anything happened, and old ones that stay unconfirmed."""
         again = bool(self._batches) and now_s - self._batches[0][0] > self._resend_s
         if again:
@@ -393,4 +410,4 @@ class LeaseHolder:
             self._batches.append((now_s, batch))
             batches.append(batch)
             self._done, self._outcomes, self._dropped = [], [], []
-        return Report(max(self._epoch, 0), now_s, self._leases, batches)
+        return Report(max(self._epoch, 0), now_s, self._leases, batches, late_s, leaving)

@@ -6,6 +6,7 @@ and a MessageError says what is wrong with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,8 @@ def pack_report(report: Report) -> dict[str, Any]:
         "epoch": report.epoch,
         "at_s": report.at_s,
         "leases": report.leases,
+        "late_s": report.late_s,
+        "leaving": report.leaving,
         "batches": [
             {
                 "number": batch.number,
@@ -84,14 +87,18 @@ def unpack_report(data: Any) -> Report:
         at_s=data_field(data, "at_s", float),
         leases=data_field(data, "leases", int),
         batches=[_unpack_batch(batch) for batch in data_field(data, "batches", list)],
+        late_s=data_field(data, "late_s", float),
+        leaving=data_field(data, "leaving", bool),
     )
 
 
 def data_field(data: Any, name: str, kinds: type | tuple[type, ...]) -> Any:
-    """A field of a message, checked for its type."""
+    """A field of a message, checked for its type; a float must be finite."""
     value = data.get(name) if isinstance(data, dict) else None
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise MessageError(f"the field {name!r} of a message is a {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MessageError(f"the field {name!r} of a message is {value}")
     return value
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import gevent
 import numpy as np
+from gevent.event import Event
 
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.clock import ClockEstimate
@@ -70,7 +71,8 @@ class Worker:
         self._start_s = 0.0  # of the run, on the master's clock
         self._holder = LeaseHolder(fenced=not local)
         self._dispatcher: Dispatcher | None = None
-        self._draining = False
+        self._draining = self._leaving = False
+        self._drained = Event()
         self._outbox = Outbox()
 
     @property
@@ -96,16 +98,25 @@ class Worker:
             self._performer.close()
             self._performer = None
 
+    def leave(self, timeout_s: float) -> None:
+        """This process is to end: take no more work, give back what is not sent, and wait so long for the rest. Blocks.
+
+        May be called again, with less time, to cut it short.
+        """
+        self._leaving = True
+        self._end_run(timeout_s)
+
     # messages from the master
 
     def on_begin(self, data: Any) -> None:
         """The run has a start: from now on there may be leases."""
         run = messages.data_field(data, "run", str)
-        if self._performer is None or run == self._run:
+        if self._performer is None or run == self._run or self._leaving:
             return
         self._end_run(timeout_s=0)
         self._run, self._start_s = run, messages.data_field(data, "start_s", float)
         self._draining = False
+        self._drained = Event()
         self._holder = LeaseHolder(fenced=not self._local)
         self._outbox = Outbox()
         self._dispatcher = Dispatcher(
@@ -156,7 +167,7 @@ class Worker:
         while not self._local and self._clock.pings < FIRST_PINGS and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:
-            if self._run is None:
+            if self._run is None and not self._leaving:
                 self._send(messages.HELLO, {**facts, "uncertainty_s": self._clock.uncertainty_s})
             gevent.sleep(HELLO_EVERY_S)
 
@@ -185,17 +196,24 @@ class Worker:
             rows, itl_s, payload = taken
             if self._performer is not None:
                 self._performer.measured(rows, itl_s)
-        report = messages.pack_report(self._holder.report(self._now_s(), payload))
+        late_s = self._dispatcher.take_late_s() if self._dispatcher else 0.0
+        leaving = self._draining or self._leaving
+        report = messages.pack_report(self._holder.report(self._now_s(), payload, late_s=late_s, leaving=leaving))
         report |= {"run": self._run, "in_flight": self.in_flight, "uncertainty_s": self._clock.uncertainty_s}
         self._send(messages.REPORT, report)
 
     def _end_run(self, timeout_s: float) -> None:
         if self._dispatcher is None:
             return
-        self._draining = True
+        if self._draining and timeout_s > 0:
+            self._drained.wait(timeout_s)  # for another reason: once is enough
+            return
+        first, self._draining = not self._draining, True
         self._dispatcher.drain(timeout_s)
-        self._finished()
+        if first:
+            self._finished()
         self._report()
+        self._drained.set()
 
 
 def machine() -> str:

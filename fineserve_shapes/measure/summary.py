@@ -15,6 +15,7 @@ from fineserve_shapes.measure.ledger import OUTCOMES, Ledger, failed
 from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS, Measurements
 
 OK = OUTCOMES.index("ok")
+MAX_LISTED = 1000
 LATENCIES = ("e2e_latency", "ttft", "ttft_from_due", "tpot", "itl")
 
 
@@ -32,6 +33,7 @@ class Totals:
         self.input_tokens = 0
         self.output_tokens = 0
         self.asked_output_tokens = 0
+        self.retried_requests: list[int] = []  # the first MAX_LISTED of them
         self.completed = self.short = self.retried = self.counted_by_chunks = 0
         self.input_mismatch = 0
         self.last_end_s = 0.0
@@ -52,6 +54,8 @@ class Totals:
         self.completed += len(ok)
         self.short += int(ok["short"].sum())
         self.retried += int(rows["retried"].sum())
+        self.retried_requests += rows["index"][rows["retried"]].tolist()
+        del self.retried_requests[MAX_LISTED:]
         self.counted_by_chunks += int((~ok["from_usage"]).sum())
         told = ok["input_tokens"] >= 0
         self.input_tokens += int(np.where(told, ok["input_tokens"], ok["asked_input"]).sum())
@@ -86,6 +90,7 @@ def summarise(
         "failed": failed(ledger),
         "short": totals.short,
         "retried": totals.retried,
+        "retried_requests": sorted(totals.retried_requests),
         "total_input_tokens": totals.input_tokens,
         "total_output_tokens": totals.output_tokens,
         "request_throughput": totals.completed * per_s,

@@ -36,7 +36,9 @@ class Cluster:
     environment: dict[str, str]
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, *arguments: object, file: Path | str = REPLAY) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: object, file: Path | str = REPLAY, start_new_session: bool = False
+    ) -> subprocess.Popen[str]:
         """Start one Locust process; its output goes to a file of its own."""
         number = len(self.processes)
         output = (self.folder / f"locust{number}.log").open("w")
@@ -48,6 +50,7 @@ class Cluster:
             text=True,
             cwd=self.folder,  # not the checkout: nothing may depend on where Locust is started
             env=self.environment,
+            start_new_session=start_new_session,
         )
         output.close()
         self.processes.append(process)
