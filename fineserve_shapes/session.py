@@ -10,6 +10,7 @@ import functools
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 30.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -162,8 +164,13 @@ class MasterSession:
 
     def _checked_start_shape(self) -> None:
         """Start a run, or keep the reason why that cannot be."""
+        if self._finishing is not None:  # the run before has ended, but Locust may not be through with it
+            until_s = time.perf_counter() + END_TIMEOUT_S
+            while self._runner.shape_greenlet is not None and time.perf_counter() < until_s:
+                gevent.sleep(0.05)
         if self._runner.shape_greenlet is not None:
-            self._start_shape()  # Locust says that a run is going on
+            self.error = InputError("a run is still going on: stop it first")
+            self._start_shape()  # Locust says so in its log
             return
         self.error, self._interrupted, self._summary, self._finishing = None, False, None, None
         try:

@@ -34,7 +34,7 @@ from fineserve_shapes.workload.block import Block
 
 HORIZON_S = 3.0
 FENCE_S = 1.0
-SILENCE_S = 1.5
+SILENCE_S = FENCE_S  # a worker that is not heard sends nothing from then on: to wait longer makes its rows late
 RESEND_S = 1.0
 ROUNDING_S = 1e-3  # more than any sum of these times can be off by
 LEASE_ROWS = 4096
@@ -149,6 +149,7 @@ class LeaseBook:
         self._queue: list[Row] = []  # rows that came back
         self._members: dict[str, _Member] = {}
         self._dealer = Dealer()
+        self._stepped_s = float("-inf")
         self._horizon_s, self._fence_s, self._silence_s, self._resend_s = horizon_s, fence_s, silence_s, resend_s
 
     @property
@@ -192,8 +193,12 @@ class LeaseBook:
 
     def step(self, now_s: float) -> list[tuple[str, Lease]]:
         """The messages that are due now: new leases, those to be sent again, and signs of life."""
+        asleep = (
+            now_s - self._stepped_s > self._silence_s / 2
+        )  # the silence is ours: first hear what has come meanwhile
+        self._stepped_s = now_s
         for worker, member in self._members.items():
-            if member.alive and now_s - member.seen_s > self._silence_s:
+            if member.alive and not asleep and now_s - member.seen_s > self._silence_s:
                 self.leave(worker)
         workers = self.alive
         if not workers:

@@ -30,11 +30,6 @@ def test_runs_in_a_row_are_clean_though_a_worker_was_killed_and_the_stop_button_
         assert page.post("/stop")["success"] is True
         assert len(summaries()) == 1
         for number in (2, 3):
-            until(
-                lambda: (
-                    len([w for w in json.loads(page.get("/stats/requests"))["workers"] if w["state"] == "ready"]) == 1
-                )
-            )
             assert page.swarm(host=simulator.url, request_trace_csv=quick)["success"] is True
             until(lambda number=number: len(summaries()) == number)
         assert not any("Traceback" in locust.output(process) for process in locust.processes)
