@@ -77,6 +77,7 @@ TRACE = (
 )  # fmt: skip
 
 RUN = (
+    Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends", "30"),
     Option("--output-file", "write the summary there: a JSON object, or one more line where the name ends in .jsonl"),
 )  # fmt: skip
@@ -192,4 +193,12 @@ def seed(values: Values) -> int:
     value = values.count("--seed") or 0
     if value < 0:
         raise InputError(f"the seed must not be negative, got {value} (--seed)")
+    return value
+
+
+def max_concurrency(values: Values) -> int | None:
+    """How many requests may be in flight; None: as many as are due."""
+    value = values.count("--max-concurrency")
+    if value is not None and value < 1:
+        raise InputError(f"--max-concurrency must be at least 1, got {value}")
     return value

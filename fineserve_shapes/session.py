@@ -24,7 +24,7 @@ from gevent.event import Event
 from locust import argument_parser
 from locust.runners import STATE_INIT, LocalRunner, MasterRunner, WorkerRunner
 
-from fineserve_shapes import __version__
+from fineserve_shapes import __version__, options
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.master import Master, Run
 from fineserve_shapes.engine.messages import MessageError
@@ -188,10 +188,10 @@ class MasterSession:
 
     def _plan(self) -> Planned:
         """The plan that the options ask for, up to the run time."""
-        options = self._environment.parsed_options
-        values = Values(options)
+        parsed = self._environment.parsed_options
+        values = Values(parsed)
         plan = self._shape.plan(values)
-        run_time_s = float(options.run_time) if getattr(options, "run_time", None) else None
+        run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
         if plan.requests is None and run_time_s is None:
@@ -203,11 +203,13 @@ class MasterSession:
             run_time_s,
             DRAIN_TIMEOUT_S if drain_timeout_s is None else drain_timeout_s,
             values.path("--output-file"),
+            options.max_concurrency(values),
         )
 
     def _begin(self, planned: Planned) -> None:
         plan = planned.plan
-        run = Run(plan, plan.requests, planned.run_time_s, local=isinstance(self._runner, LocalRunner))
+        local = isinstance(self._runner, LocalRunner)
+        run = Run(plan, plan.requests, planned.run_time_s, local=local, max_concurrency=planned.max_concurrency)
         logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
         self._current = planned
         self.master.begin(run)
@@ -355,6 +357,7 @@ class Planned:
     run_time_s: float | None
     drain_timeout_s: float
     output_file: Path | None
+    max_concurrency: int | None
 
 
 def _exit_with(error: InputError) -> NoReturn:

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fineserve_shapes.engine.dealing import Dealer, Pace
+from fineserve_shapes.engine.slots import NO_LOAD, Limit, Load, Slots
 from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
 from fineserve_shapes.workload.block import Block
 
@@ -58,6 +59,7 @@ class Lease:
 
     number: the place of this lease in its epoch, from 0; None where there are no rows (a sign of life).
     seen_s: the worker's time stamp on its newest report seen here. batches: how many of its batches have been taken.
+    limit: how many requests it may have in flight; None: as many as are due.
     """
 
     epoch: int
@@ -65,6 +67,7 @@ class Lease:
     batches: int
     number: int | None = None
     rows: Sequence[Row] = ()
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class Report:
     """Worker to master.
 
     at_s: the worker's time of sending. leases: how many leases of this epoch have been taken. late_s: how late rows have
-    left since its last report, on average. leaving: it takes no more rows.
+    left since its last report, on average. leaving: it takes no more rows. load: what it has to do.
     """
 
     epoch: int
@@ -97,6 +100,7 @@ class Report:
     batches: Sequence[Batch] = ()
     late_s: float = 0.0
     leaving: bool = False
+    load: Load = NO_LOAD
 
 
 @dataclass(slots=True)
@@ -114,17 +118,13 @@ class _Member:
     pace: Pace = field(default_factory=Pace)
     leaving: bool = False
 
-    @property
-    def share(self) -> float:
-        """Of new rows, in proportion to the other workers' shares."""
-        return 0.0 if self.leaving else self.pace.share
-
 
 class LeaseBook:
     """The master's side: the plan, who holds what, and the ledger.
 
     blocks: the plan, ascending in due time.
     planned: how many rows the plan has where that is known, so that a stop can count the rest as unsent.
+    slots: divides the requests in flight among the workers, where there is a limit to them.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class LeaseBook:
         blocks: Iterator[Block],
         planned: int | None = None,
         *,
+        slots: Slots | None = None,
         horizon_s: float = HORIZON_S,
         fence_s: float = FENCE_S,
         silence_s: float = SILENCE_S,
@@ -149,6 +150,7 @@ class LeaseBook:
         self._queue: list[Row] = []  # rows that came back
         self._members: dict[str, _Member] = {}
         self._dealer = Dealer()
+        self._slots = slots
         self._stepped_s = float("-inf")
         self._horizon_s, self._fence_s, self._silence_s, self._resend_s = horizon_s, fence_s, silence_s, resend_s
 
@@ -201,6 +203,8 @@ class LeaseBook:
             if member.alive and not asleep and now_s - member.seen_s > self._silence_s:
                 self.leave(worker)
         workers = self.alive
+        if self._slots is not None:
+            self._slots.divide([worker for worker in workers if not self._members[worker].leaving], now_s)
         if not workers:
             return []
         messages: list[tuple[str, Lease]] = []
@@ -209,10 +213,10 @@ class LeaseBook:
             if member.unconfirmed and now_s - member.unconfirmed[0][1] > self._resend_s:
                 again = [(number, rows) for number, _, rows in member.unconfirmed]
                 member.unconfirmed = deque((number, now_s, rows) for number, rows in again)
-                messages += [(worker, self._lease(member, number, rows)) for number, rows in again]
-        shares = {worker: self._members[worker].share for worker in workers}
+                messages += [(worker, self._lease(worker, number, rows)) for number, rows in again]
+        shares = {worker: self._share(worker) for worker in workers}
         hands: dict[str, list[Row]] = {}
-        if any(shares.values()):  # else all are leaving: rows stay with the plan
+        if any(shares.values()):  # else all are leaving, or have enough: rows stay with the plan
             hands = self._dealer.deal(self._pull(now_s + self._horizon_s), shares)
         for worker in workers:
             member, hand = self._members[worker], hands.get(worker, [])
@@ -220,10 +224,10 @@ class LeaseBook:
                 part = hand[start : start + LEASE_ROWS]
                 member.held.update((row.request, row) for row in part)
                 member.unconfirmed.append((member.given, now_s, part))
-                messages.append((worker, self._lease(member, member.given, part)))
+                messages.append((worker, self._lease(worker, member.given, part)))
                 member.given += 1
             if not hand:
-                messages.append((worker, self._lease(member, None, ())))
+                messages.append((worker, self._lease(worker, None, ())))
         return messages
 
     def report(self, worker: str, report: Report, now_s: float) -> list[Any]:
@@ -232,10 +236,12 @@ class LeaseBook:
         if member is None:
             return []
         payloads = []
+        ends = 0
         for batch in report.batches:
             if batch.number != member.batches:
                 continue  # taken already, or one before it is missing: that one comes again first
             member.batches += 1
+            ends += len(batch.done)
             for request, code in zip(batch.done.tolist(), batch.outcomes.tolist(), strict=True):
                 self._end(member, request, OUTCOMES[code])
             for request, epoch in zip(batch.dropped.tolist(), batch.epochs.tolist(), strict=True):
@@ -243,6 +249,8 @@ class LeaseBook:
             payloads.append(batch.payload)
         member.leaving |= report.leaving
         member.pace.reported(report.late_s, now_s)
+        if self._slots is not None:
+            self._slots.reported(worker, report.load, ends, now_s)
         if member.alive:
             member.seen_s = max(member.seen_s, report.at_s)
             if report.epoch == member.epoch:
@@ -272,8 +280,17 @@ class LeaseBook:
             member.unknown.update((request, (member.epoch, row)) for request, row in member.held.items())
             member.held = {}
 
-    def _lease(self, member: _Member, number: int | None, rows: Sequence[Row]) -> Lease:
-        return Lease(member.epoch, member.seen_s, member.batches, number, rows)
+    def _lease(self, worker: str, number: int | None, rows: Sequence[Row]) -> Lease:
+        member = self._members[worker]
+        limit = None if self._slots is None else self._slots.limit(worker)
+        return Lease(member.epoch, member.seen_s, member.batches, number, rows, limit)
+
+    def _share(self, worker: str) -> float:
+        """Of new rows, in proportion to the other workers' shares."""
+        member = self._members[worker]
+        if member.leaving or not (self._slots is None or self._slots.hungry(worker)):
+            return 0.0
+        return member.pace.share
 
     def _pull(self, until_s: float) -> list[Row]:
         """Rows that came back, then those of the plan due until then."""
@@ -354,6 +371,10 @@ class LeaseHolder:
         """When the next row falls due."""
         return self._heap[0].due_s if self._heap else None
 
+    def due(self, now_s: float) -> int:
+        """Rows that should have been sent by now."""
+        return sum(row.due_s <= now_s for row in self._heap)
+
     @property
     def settled(self) -> bool:
         """Whether the master has confirmed all there is to report."""
@@ -395,7 +416,15 @@ class LeaseHolder:
         self._done.append(request)
         self._outcomes.append(OUTCOMES.index(outcome))
 
-    def report(self, now_s: float, payload: Any = None, *, late_s: float = 0.0, leaving: bool = False) -> Report:
+    def report(
+        self,
+        now_s: float,
+        payload: Any = None,
+        *,
+        late_s: float = 0.0,
+        leaving: bool = False,
+        load: Load = NO_LOAD,
+    ) -> Report:
         """What to tell the master now: a new batch if anything happened, and old ones that stay unconfirmed."""
         again = bool(self._batches) and now_s - self._batches[0][0] > self._resend_s
         if again:
@@ -415,4 +444,4 @@ class LeaseHolder:
             self._batches.append((now_s, batch))
             batches.append(batch)
             self._done, self._outcomes, self._dropped = [], [], []
-        return Report(max(self._epoch, 0), now_s, self._leases, batches, late_s, leaving)
+        return Report(max(self._epoch, 0), now_s, self._leases, batches, late_s, leaving, load)

@@ -14,6 +14,7 @@ from gevent.event import Event
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.leases import SILENCE_S, LeaseBook
 from fineserve_shapes.engine.prefetch import prefetched
+from fineserve_shapes.engine.slots import Slots
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.outbox import Measurements
 from fineserve_shapes.measure.summary import Totals
@@ -35,15 +36,25 @@ class Run:
 
     blocks: the plan. planned: its rows, where that is known. run_time_s: when to stop leasing; None: with the plan.
     local: the one worker is in this process. It cannot be cut off, and it keeps no fence: so it is never given up.
+    max_concurrency: requests in flight at most, over all workers.
     """
 
-    def __init__(self, blocks: Iterable[Block], planned: int | None, run_time_s: float | None, *, local: bool) -> None:
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        planned: int | None,
+        run_time_s: float | None,
+        *,
+        local: bool,
+        max_concurrency: int | None = None,
+    ) -> None:
         self.id = uuid.uuid4().hex[:8]
         self.start_s: float | None = None  # perf_counter
         self.started_at = time.time()
         self.run_time_s = run_time_s
         silence_s = float("inf") if local else SILENCE_S
-        self.book = LeaseBook(prefetched(iter(blocks)), planned, silence_s=silence_s)
+        slots = None if max_concurrency is None else Slots(max_concurrency)
+        self.book = LeaseBook(prefetched(iter(blocks)), planned, slots=slots, silence_s=silence_s)
         self.totals = Totals()
         self.workers: dict[str, dict[str, Any]] = {}
         self.facts: dict[str, dict[str, Any]] = {}  # what workers said when they were ready
@@ -134,7 +145,7 @@ class Master:
         run = self.run
         if run is None or not isinstance(data, dict) or data.get("run") != run.id:
             return
-        report = messages.unpack_report(data)
+        report, facts = messages.unpack_report(data), messages.unpack_facts(data)
         for payload in run.book.report(worker, report, run.now_s):
             if payload is not None:
                 try:
@@ -142,9 +153,7 @@ class Master:
                 except (ValueError, KeyError, TypeError) as error:
                     run.malformed += 1
                     logger.warning("worker %s sent measurements that cannot be read: %s", worker, error)
-        facts = run.workers.setdefault(worker, {})
-        facts["in_flight"] = data.get("in_flight", 0)
-        facts["uncertainty_s"] = data.get("uncertainty_s")
+        run.workers[worker] = facts
 
     # the run
 

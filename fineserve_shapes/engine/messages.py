@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fineserve_shapes.engine.leases import Batch, Lease, Report, Row
+from fineserve_shapes.engine.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
 
 PREFIX = "fineserve."
@@ -43,6 +44,7 @@ def pack_lease(lease: Lease) -> dict[str, Any]:
         "batches": lease.batches,
         "number": lease.number,
         "rows": _pack_rows(lease.rows),
+        "limit": None if lease.limit is None else [lease.limit.number, lease.limit.limit],
     }
 
 
@@ -55,6 +57,7 @@ def unpack_lease(data: Any) -> Lease:
         batches=data_field(data, "batches", int),
         number=number,
         rows=[Row(*row) for row in _array(data, "rows", _ROW).tolist()],
+        limit=None if data_field(data, "limit", (list, type(None))) is None else Limit(*_counts(data, "limit", 2)),
     )
 
 
@@ -66,6 +69,7 @@ def pack_report(report: Report) -> dict[str, Any]:
         "leases": report.leases,
         "late_s": report.late_s,
         "leaving": report.leaving,
+        "load": [report.load.number, report.load.in_flight, report.load.waiting],
         "batches": [
             {
                 "number": batch.number,
@@ -89,7 +93,20 @@ def unpack_report(data: Any) -> Report:
         batches=[_unpack_batch(batch) for batch in data_field(data, "batches", list)],
         late_s=data_field(data, "late_s", float),
         leaving=data_field(data, "leaving", bool),
+        load=Load(*_counts(data, "load", 3)),
     )
+
+
+def unpack_facts(data: Any) -> dict[str, Any]:
+    """What a report says beside the protocol, for people to see: requests in flight, and the worker's clock.
+
+    in_flight: a count. offset_s: the master's clock less the worker's. uncertainty_s: how far off that may be.
+    """
+    return {
+        "in_flight": data_field(data, "in_flight", int),
+        "offset_s": data_field(data, "offset_s", float),
+        "uncertainty_s": data_field(data, "uncertainty_s", float),
+    }
 
 
 def data_field(data: Any, name: str, kinds: type | tuple[type, ...]) -> Any:
@@ -114,6 +131,14 @@ def _unpack_batch(data: Any) -> Batch:
 
 def _pack_rows(rows: Sequence[Row]) -> bytes:
     return np.array(list(rows), dtype=_ROW).tobytes()
+
+
+def _counts(data: Any, name: str, length: int) -> list[int]:
+    """A list of so many whole numbers."""
+    found: list[int] = data_field(data, name, list)
+    if len(found) != length or any(type(value) is not int for value in found):
+        raise MessageError(f"the field {name!r} of a message is no list of {length} whole numbers")
+    return found
 
 
 def _array(data: Any, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

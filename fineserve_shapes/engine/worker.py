@@ -57,10 +57,18 @@ class Worker:
     """The worker's side of runs, one after the other.
 
     send: hands a message to the master. local: master and worker are one process, so there is one clock and no fence.
-    finished: called when a run has been drained, before the last report leaves.
+    finished: called when a run has been drained, before the last report leaves. clock: of this process, seconds.
     """
 
-    def __init__(self, send: Send, *, local: bool, finished: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        *,
+        local: bool,
+        finished: Callable[[], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock_s = clock
         self._send = send
         self._local = local
         self._finished = finished
@@ -119,16 +127,16 @@ class Worker:
         self._drained = Event()
         self._holder = LeaseHolder(fenced=not self._local)
         self._outbox = Outbox()
-        self._dispatcher = Dispatcher(
-            self._holder, self._performer.prepare, self._perform, self._now_s, lambda at_s: at_s - self._shift_s
-        )
+        self._dispatcher = Dispatcher(self._holder, self._performer.prepare, self._perform, self._now_s)
         self._greenlets.append(gevent.spawn(self._report_regularly, run))
 
     def on_lease(self, data: Any) -> None:
         """Rows to send, or a sign of life."""
         if self._dispatcher is None or data.get("run") != self._run:
             return
-        rows = self._holder.lease(messages.unpack_lease(data))
+        lease = messages.unpack_lease(data)
+        rows = self._holder.lease(lease)
+        self._dispatcher.limit(lease.limit)
         if self._draining:
             self._holder.void()
         else:
@@ -141,7 +149,7 @@ class Worker:
 
     def on_pong(self, data: Any) -> None:
         """The master's answer to a ping."""
-        received_s = time.perf_counter()
+        received_s = self._clock_s()
         sent_s, master_s = messages.data_field(data, "sent_s", float), messages.data_field(data, "master_s", float)
         self._clock.answered(sent_s, master_s, received_s)
 
@@ -149,11 +157,11 @@ class Worker:
 
     @property
     def _shift_s(self) -> float:
-        """The run's time less this process's perf_counter."""
+        """The run's time less this process's."""
         return self._clock.offset_s - self._start_s
 
     def _now_s(self) -> float:
-        return time.perf_counter() + self._shift_s
+        return self._clock_s() + self._shift_s
 
     def _introduce(self, performer: Performer) -> None:
         try:
@@ -173,17 +181,17 @@ class Worker:
 
     def _ping(self) -> None:
         while True:
-            self._send(messages.PING, {"sent_s": time.perf_counter()})
+            self._send(messages.PING, {"sent_s": self._clock_s()})
             gevent.sleep(FIRST_PING_EVERY_S if self._clock.pings < FIRST_PINGS else PING_EVERY_S)
 
-    def _perform(self, row: Row, prepared: Any) -> None:
+    def _perform(self, row: Row, prepared: Any, held_s: float) -> None:
         assert self._performer is not None
         assert self._run is not None
         result = self._performer.perform(self._run, row, prepared)
         self._holder.done(row.request, result.outcome)
         error = None if result.outcome == "ok" else (result.outcome, result.error or "")
         itl_s = result.itl_s if error is None else np.empty(0)  # latencies are those of whole answers
-        self._outbox.add(_record(row, result, self._shift_s), itl_s, error)
+        self._outbox.add(_record(row, result, self._shift_s, held_s), itl_s, error)
 
     def _report_regularly(self, run: str) -> None:
         while run == self._run:
@@ -196,11 +204,20 @@ class Worker:
             rows, itl_s, payload = taken
             if self._performer is not None:
                 self._performer.measured(rows, itl_s)
-        late_s = self._dispatcher.take_late_s() if self._dispatcher else 0.0
-        leaving = self._draining or self._leaving
-        report = messages.pack_report(self._holder.report(self._now_s(), payload, late_s=late_s, leaving=leaving))
-        report |= {"run": self._run, "in_flight": self.in_flight, "uncertainty_s": self._clock.uncertainty_s}
-        self._send(messages.REPORT, report)
+        assert self._dispatcher is not None
+        report = self._holder.report(
+            self._now_s(),
+            payload,
+            late_s=self._dispatcher.take_late_s(),
+            leaving=self._draining or self._leaving,
+            load=self._dispatcher.load,
+        )
+        facts = {
+            "in_flight": self.in_flight,
+            "offset_s": self._clock.offset_s,
+            "uncertainty_s": self._clock.uncertainty_s,
+        }
+        self._send(messages.REPORT, messages.pack_report(report) | facts | {"run": self._run})
 
     def _end_run(self, timeout_s: float) -> None:
         if self._dispatcher is None:
@@ -224,7 +241,7 @@ def machine() -> str:
         return platform.node()
 
 
-def _record(row: Row, result: StreamResult, shift_s: float) -> tuple[Any, ...]:
+def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tuple[Any, ...]:
     """The row of RECORD for a request and its result."""
 
     def at(time_s: float | None) -> float:
@@ -255,6 +272,7 @@ def _record(row: Row, result: StreamResult, shift_s: float) -> tuple[Any, ...]:
         result.status or 0,
         _milliseconds(metrics.get("time_to_first_token_ms")),
         _milliseconds(metrics.get("mean_itl_ms")),
+        held_s,
     )
 
 

@@ -35,6 +35,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f"sent: {_number(fidelity['sent_rate_rps'])} requests/s; lag p50 {_number(fidelity['lag_p50_ms'])} ms,"
             f" p99 {_number(fidelity['lag_p99_ms'])} ms, max {_number(fidelity['lag_max_ms'])} ms"
         ),
+        *_held(fidelity),
         (
             f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s,"
             f" {_number(summary['request_throughput'])} requests/s,"
@@ -52,6 +53,17 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     if len(summary["errors"]) > _MAX_ERRORS:
         lines.append(f"and {len(summary['errors']) - _MAX_ERRORS} other kinds of errors")
     return "\n".join(lines)
+
+
+def _held(fidelity: Mapping[str, Any]) -> list[str]:
+    if not fidelity.get("held"):
+        return []
+    text = (
+        f"held back by --max-concurrency: {fidelity['held']:,} requests, p50 {_number(fidelity['held_p50_ms'])} ms,"
+        f" p99 {_number(fidelity['held_p99_ms'])} ms, max {_number(fidelity['held_max_ms'])} ms (in no lag, but in"
+        " figures from due)"
+    )
+    return [text]
 
 
 def _count(value: int | None) -> str:

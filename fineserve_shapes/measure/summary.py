@@ -28,6 +28,7 @@ class Totals:
     def __init__(self) -> None:
         self.latencies = {name: Histogram() for name in LATENCIES}
         self.lag = Histogram()
+        self.held = Histogram()  # requests that were held back, by how long
         self.server_ttft_difference = Histogram()
         self.errors: Counter[tuple[str, str]] = Counter()
         self.input_tokens = 0
@@ -51,6 +52,7 @@ class Totals:
         self.latencies["tpot"].record(records.tpot_s(ok))
         self.latencies["itl"].merge(measured.itl)
         self.lag.record(records.lag_s(rows))
+        self.held.record(rows["held_s"][rows["held_s"] > 0])
         self.completed += len(ok)
         self.short += int(ok["short"].sum())
         self.retried += int(rows["retried"].sum())
@@ -118,6 +120,10 @@ def summarise(
         "lag_p99_ms": _ms(totals.lag.quantile(0.99)),
         "lag_max_ms": _ms(totals.lag.maximum_s if totals.lag.count else None),
         "lag_mean_ms": _ms(totals.lag.mean_s),
+        "held": totals.held.count,
+        "held_p50_ms": _ms(totals.held.quantile(0.5)),
+        "held_p99_ms": _ms(totals.held.quantile(0.99)),
+        "held_max_ms": _ms(totals.held.maximum_s if totals.held.count else None),
         "sent": totals.sent,
         "sent_rate_rps": (totals.sent - 1) / span_s if span_s > 0 else None,
         "workers": dict(workers),

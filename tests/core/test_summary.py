@@ -13,6 +13,8 @@ from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS, Measu
 from fineserve_shapes.measure.report import summary_text
 from fineserve_shapes.measure.summary import Totals, summarise
 
+near = pytest.approx
+
 PLAN = {"requests": 300, "span_s": 30.0, "rate_rps": 10.0, "fingerprint": "f" * 16}
 RUN = {"run": "r", "mode": "replay", "host": "http://h", "model": "m"}
 
@@ -26,6 +28,7 @@ def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, 
         "first_token_s": due_s + 0.201, "first_visible_s": due_s + 0.201, "last_token_s": due_s + 0.401,
         "end_s": due_s + 0.402, "asked_input": 100, "asked_output": 11, "input_tokens": 100, "output_tokens": 11,
         "chunks": 11, "first_chunk_tokens": 1, "status": 200, "server_ttft_s": np.nan, "server_itl_s": np.nan,
+        "held_s": 0.0,
     }  # fmt: skip
     return tuple((fields | changes).values())
 
@@ -53,7 +56,6 @@ def ledger_of(**ended: int) -> Ledger:
 def test_the_summary_has_the_generators_names_and_their_values():
     totals = totals_of([record(i) for i in range(100)], [record(i) for i in range(100, 300)])
     summary = summarise(totals, ledger_of(ok=300), PLAN, RUN, {})
-    near = pytest.approx
     assert summary["completed"] == 300
     assert summary["duration"] == near(29.9 + 0.402)
     assert summary["total_input_tokens"] == 30_000
@@ -128,3 +130,17 @@ def test_a_ledger_adds_up_and_refuses_what_does_not():
     assert ledger.as_dict()["http_error"] == 1
     with pytest.raises(ValueError, match="no request is booked as 'unknown'"):
         ledger.reopen("unknown")
+
+
+def test_time_held_back_is_no_lag_but_counts_from_due():
+    held = [record(0, sent_s=0.501, first_token_s=0.701, held_s=0.5, last_token_s=0.9), record(1)]
+    summary = summarise(totals_of(held), ledger_of(ok=2), PLAN, RUN, {})
+    assert summary["fidelity"]["lag_max_ms"] == near(1.0)
+    assert (summary["fidelity"]["held"], summary["fidelity"]["held_max_ms"]) == (1, near(500.0))
+    assert summary["p99_ttft_from_due_ms"] == near(701.0, rel=RELATIVE_ERROR)
+    assert "held back by --max-concurrency: 1 requests" in summary_text(summary)
+
+
+def test_the_requests_that_were_retried_are_listed():
+    totals = totals_of([record(5, retried=True), record(6), record(2, retried=True)])
+    assert summarise(totals, ledger_of(ok=3), PLAN, RUN, {})["retried_requests"] == [2, 5]

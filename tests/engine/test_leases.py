@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.engine.leases import FENCE_S, Lease, LeaseBook, LeaseHolder, Report, Row
+from fineserve_shapes.engine.slots import Limit, Load, Slots
 from fineserve_shapes.workload.block import Block
 
 
@@ -278,3 +279,19 @@ def test_a_master_that_slept_hears_what_came_before_it_gives_anyone_up() -> None
         book.report(name, holder.report(4.9), 5.0)
     book.step(5.1)
     assert book.alive == ["a", "b"]
+
+
+def test_rows_stay_with_the_plan_while_enough_of_them_wait_for_slots() -> None:
+    """What waits on a worker is lost with it: so not more waits there than it may need."""
+    book = LeaseBook(iter([plan([0.001 * i for i in range(1000)])]), 1000, horizon_s=0.2, slots=Slots(2))
+    holder = LeaseHolder()
+    book.join("a", 0.0)
+    (name, lease), *_ = book.step(0.0)
+    assert lease.limit == Limit(1, 2)
+    holder.lease(lease)
+    book.report(name, holder.report(0.3, load=Load(1, 2, 100)), 0.3)
+    assert leased(book, 0.3) == {"a": 0}
+    book.report(name, holder.report(0.4, load=Load(1, 2, 3)), 0.4)
+    assert leased(book, 0.4)["a"] > 300
+    book.stop()
+    assert book.ledger["unsent"] > 300
