@@ -43,6 +43,7 @@ SERVER = (
     Option("--connect-timeout", "seconds to wait for a connection", "10"),
     Option("--progress-timeout", "seconds to wait for a next token, the first included", "300"),
     Option("--request-timeout", "seconds to wait for the end of an answer", "3600"),
+    Option("--retry-429", "send a request again so often if its answer is 429, after its Retry-After (at most 60 s)", "0"),
     Option("--skip-preflight", "start without a look at the server and its models first (needs --model)", None),
 )  # fmt: skip
 

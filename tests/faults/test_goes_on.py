@@ -60,3 +60,13 @@ def test_a_server_that_is_started_anew_is_found_again(tmp_path: Path) -> None:
     assert len(later.read_text().splitlines()) > 60
     assert done.code == 1
     assert "connection refused" in done.output
+
+
+def test_refused_requests_go_out_again_only_where_asked_and_are_listed(tmp_path: Path) -> None:
+    with scene(tmp_path, seconds=2, fault="http_429=0.3") as run:
+        run.begin(2, "--retry-429", 3)
+        done = run.finished()
+    ended = account(tmp_path, run.requests, sends=4)
+    summary = json.loads((tmp_path / "out.json").read_text())
+    assert ended["ok"] >= 0.9 * run.requests, done.output
+    assert len(summary["retried_requests"]) == summary["retried"] > run.requests * 0.15

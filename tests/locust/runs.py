@@ -46,6 +46,8 @@ class Cluster:
         """Start one Locust process; its output goes to a file of its own."""
         number = len(self.processes)
         output = (self.folder / f"locust{number}.log").open("w")
+        scratch = self.folder / f"scratch{number}"  # where Locust puts the master's locustfile, by its bare name
+        scratch.mkdir()
         process = subprocess.Popen(
             [sys.executable, "-m", "locust", "-f", str(file), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -53,7 +55,7 @@ class Cluster:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.folder,  # not the checkout: nothing may depend on where Locust is started
-            env=self.environment | (environment or {}),
+            env=self.environment | {"TMPDIR": str(scratch)} | (environment or {}),
             start_new_session=start_new_session,
         )
         output.close()
