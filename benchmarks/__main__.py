@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("accuracy", "lag", "latejoin", "reader")
+NAMES = ("accuracy", "lag", "latejoin", "measuring", "reader", "traces")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The `fineserve` command: finds the subcommand, and turns an InputError into one line and exit code 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -9,6 +10,8 @@ from fineserve_shapes import __version__
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import command as simulate
 
+TRACE_HELP = "look at traces, fit parameters to them, make and convert them"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -16,23 +19,34 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     """All subcommands; each sets `run`, which takes the parsed arguments and returns the exit code."""
     result = _Parser(prog="fineserve", description="Realistic LLM traffic: tools around the Locust extension.")
     result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = result.add_subparsers(metavar="COMMAND", required=True)
     simulate.add_parser(commands)
+    if "trace" in argv[:1]:
+        from fineserve_shapes.tracetools import command as trace  # takes two seconds that others need not wait for
+
+        trace.add_parser(commands, TRACE_HELP)
+    else:
+        commands.add_parser("trace", help=TRACE_HELP)
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        args = parser().parse_args(argv)
+        args = parser(argv).parse_args(argv)
         code: int = args.run(args)
+        sys.stdout.flush()
     except InputError as error:
         print(f"fineserve: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 

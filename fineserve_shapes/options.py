@@ -10,13 +10,19 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from fineserve_shapes.engine.client import Deadlines
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.duration import duration_s
+from fineserve_shapes.measure.fidelity import Limits
+from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.workload.traceoptions import UNITS, TraceOptions
+
+if TYPE_CHECKING:
+    from fineserve_shapes.engine.client import Deadlines
+    from fineserve_shapes.engine.run import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ TRACE = (
     Option("--spread-within", "draw arrivals anew within intervals of so many seconds (logs often hold whole ones)"),
     Option("--max-gap", "shorten longer gaps between arrivals to so many trace seconds"),
     Option("--time-scale", "above 1 is faster: 60 replays an hour in a minute", "1"),
+    Option("--keep-fraction", "keep each request with this probability: fewer, and less bursty", "1"),
     Option("--num-prompts", "at most so many requests"),
 )  # fmt: skip
 
@@ -81,23 +88,35 @@ RUN = (
     Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends", "30"),
     Option("--output-file", "write the summary there: a JSON object, or one more line where the name ends in .jsonl"),
+    Option("--request-log", "write a row per request there: .parquet, .jsonl or .csv; {run} stands for the run's name"),
+    Option("--log-token-times", "put the time of every token into the request log", None),
+    Option("--slo", "what makes an answer good, e.g. ttft=500ms,tpot=50ms (also ttft_from_due, e2e): gives goodput"),
+    Option("--warmup-requests", "extra requests before the run begins, which count nowhere", "0"),
+    Option("--warmup-seconds", "seconds from the start of the run whose requests count in the ledger alone", "0"),
+    Option("--max-lag", "a valid run's lag p99 is at most that", "10ms"),
+    Option("--max-lag-share", "... or at most this share of the median TTFT, if that is more", "0.05"),
+    Option("--max-clock-uncertainty", "a valid run's workers know the master's clock at least so well", "1ms"),
+    Option("--fail-if-invalid", "exit with code 3 where the load asked for was not the load delivered", None),
 )  # fmt: skip
 
 
-def add(parser: Any, options: Iterable[Option]) -> None:
-    """Add options to Locust's parser (not in groups: those vanish from the web form), each once."""
+def add(parser: Any, options: Iterable[Option], *, environment: bool = True) -> None:
+    """Add options to a parser (not in groups: those vanish from Locust's web form), each once.
+
+    environment: whether they can be given as LOCUST_... variables, which is for Locust's parser alone.
+    """
     known = {string for action in parser._actions for string in action.option_strings}
     for option in options:
         if option.flag in known:
             continue
-        env_var = "LOCUST_" + option.dest.upper()
+        variable = {"env_var": "LOCUST_" + option.dest.upper()} if environment else {}
         if option.default is None:
-            parser.add_argument(option.flag, action="store_true", default=False, env_var=env_var, help=option.help)
+            parser.add_argument(option.flag, action="store_true", default=False, help=option.help, **variable)
         else:
             shown = option.help + (" (default: %(default)s)" if option.default else "")
             parser.add_argument(
-                option.flag, default=option.default, choices=option.choices, env_var=env_var, help=shown,
-                metavar=None if option.choices else option.dest.rpartition("_")[2].upper(),
+                option.flag, default=option.default, choices=option.choices, help=shown,
+                metavar=None if option.choices else option.dest.rpartition("_")[2].upper(), **variable,
             )  # fmt: skip
 
 
@@ -122,9 +141,21 @@ class Values:
         value: float | None = self._read(flag, float, "a number")
         return value
 
+    def number_or(self, flag: str, otherwise: float) -> float:
+        """A finite number, or the other one where none was given."""
+        value = self.number(flag)
+        return otherwise if value is None else value
+
     def count(self, flag: str) -> int | None:
         """A whole number."""
         value: int | None = self._read(flag, int, "a whole number")
+        return value
+
+    def not_negative(self, flag: str) -> float:
+        """A finite number, 0 or more; 0 where none was given."""
+        value = self.number(flag) or 0.0
+        if value < 0:
+            raise InputError(f"{flag} must not be negative, got {value:g}")
         return value
 
     def path(self, flag: str) -> Path | None:
@@ -181,6 +212,8 @@ def trace_options(values: Values) -> TraceOptions:
 
 def deadlines(values: Values) -> Deadlines:
     """How long to wait."""
+    from fineserve_shapes.engine.client import Deadlines  # here: the tools read options too, and have no engine
+
     given = {
         "connect_s": values.number("--connect-timeout"),
         "progress_s": values.number("--progress-timeout"),
@@ -189,17 +222,42 @@ def deadlines(values: Values) -> Deadlines:
     return Deadlines(**{name: value for name, value in given.items() if value is not None})
 
 
+def settings(values: Values, run_time_s: float | None) -> Settings:
+    """How to run the plan."""
+    from fineserve_shapes.engine.run import Settings
+
+    slo = values.text("--slo")
+    limits = {
+        "lag_s": _duration(values, "--max-lag"),
+        "lag_share": values.number("--max-lag-share"),
+        "uncertainty_s": _duration(values, "--max-clock-uncertainty"),
+    }
+    warmup_requests = values.count("--warmup-requests") or 0
+    if not 0 <= warmup_requests <= 100_000:
+        raise InputError(f"--warmup-requests must lie between 0 and 100000, got {warmup_requests}")
+    max_concurrency = values.count("--max-concurrency")
+    if max_concurrency is not None and max_concurrency < 1:
+        raise InputError(f"--max-concurrency must be at least 1, got {max_concurrency}")
+    return Settings(
+        run_time_s=run_time_s,
+        slo=None if slo is None else Slo.parse(slo),
+        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        warmup_requests=warmup_requests,
+        warmup_s=values.not_negative("--warmup-seconds"),
+        request_log=values.path("--request-log"),
+        token_times=values.switch("--log-token-times"),
+        max_concurrency=max_concurrency,
+    )
+
+
+def _duration(values: Values, flag: str) -> float | None:
+    text = values.text(flag)
+    return None if text is None else duration_s(text, flag)
+
+
 def seed(values: Values) -> int:
     """The seed, not negative."""
     value = values.count("--seed") or 0
     if value < 0:
         raise InputError(f"the seed must not be negative, got {value} (--seed)")
-    return value
-
-
-def max_concurrency(values: Values) -> int | None:
-    """How many requests may be in flight; None: as many as are due."""
-    value = values.count("--max-concurrency")
-    if value is not None and value < 1:
-        raise InputError(f"--max-concurrency must be at least 1, got {value}")
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -14,14 +15,15 @@ from locust.stats import StatsEntry
 from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
+from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.records import FloatArray, Records
-from fineserve_shapes.measure.summary import OK
 from fineserve_shapes.protocol.stream import StreamResult
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
 
 logger = logging.getLogger(__name__)
 
 METRIC = "METRIC"
+_LAST_INDEX = 2**32 - 1  # prompts differ for all indices up to there
 
 
 class UserPerformer:
@@ -69,6 +71,21 @@ class UserPerformer:
         if shown is not None:
             self._fire(user.name_of(request), request, shown)
         return result
+
+    def warm_up(self, run: str, row: Row) -> StreamResult:
+        """Call the user and tell nobody; the prompt is one that no request of the plan has."""
+        user = self._user
+        assert user is not None
+        sent_s = time.perf_counter()
+        request = PlannedRequest(f"{run}-w{row.request}", _LAST_INDEX - row.request, 0.0, row.input_tokens,
+                                 row.output_tokens, row.stream)  # fmt: skip
+        try:
+            result = user.perform(replace(request, prepared=user.prepare(request)))
+        except gevent.GreenletExit:
+            return StreamResult("cancelled", "the warm-up took too long", sent_s, time.perf_counter())
+        except Exception as error:
+            return failure(error, sent_s)
+        return result or StreamResult("ok", None, sent_s, time.perf_counter())
 
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
         """Show metrics of requests that ended as rows of their own."""
@@ -126,5 +143,6 @@ class RequestFailure(Exception):
 
 def _planned(run: str, row: Row, prepared: Any) -> PlannedRequest:
     return PlannedRequest(
-        f"{run}-{row.request}", row.request, row.due_s, row.input_tokens, row.output_tokens, row.stream, prepared
-    )
+        f"{run}-{row.request}", row.request, row.due_s, row.input_tokens, row.output_tokens, row.stream, prepared,
+        row.prefix,
+    )  # fmt: skip

@@ -24,17 +24,21 @@ from gevent.event import Event
 from locust import argument_parser
 from locust.runners import STATE_INIT, LocalRunner, MasterRunner, WorkerRunner
 
-from fineserve_shapes import __version__, options
+from fineserve_shapes import __version__
 from fineserve_shapes.engine import messages
-from fineserve_shapes.engine.master import Master, Run
+from fineserve_shapes.engine.master import Master
 from fineserve_shapes.engine.messages import MessageError
+from fineserve_shapes.engine.progressline import ProgressLine
+from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import Worker, machine
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.interrupts import interrupt_main, on_signals
+from fineserve_shapes.measure.csvtables import write_history, write_table
 from fineserve_shapes.measure.ledger import failed
+from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.measure.report import summary_text
 from fineserve_shapes.measure.summary import summarise
-from fineserve_shapes.options import Values
+from fineserve_shapes.options import Values, settings
 from fineserve_shapes.performer import UserPerformer
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.workload.plan import Plan
@@ -48,7 +52,10 @@ BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 30.0
 EXIT_FAILED = 1
+RATE_OVER_S = 10.0
 EXIT_BAD_INPUT = 2
+EXIT_INVALID = 3
+"""Of --fail-if-invalid."""
 
 
 class WorkerSession:
@@ -62,7 +69,10 @@ class WorkerSession:
         runner = environment.runner
         local = isinstance(runner, LocalRunner)
         self.worker = Worker(
-            lambda kind, data: runner.send_message(kind, data), local=local, finished=self._send_statistics
+            lambda kind, data: runner.send_message(kind, data),
+            local=local,
+            finished=self._send_statistics,
+            name=getattr(runner, "client_id", "local"),
         )
         for kind, listener in (
             (messages.BEGIN, self.worker.on_begin),
@@ -72,6 +82,7 @@ class WorkerSession:
             runner.register_message(kind, _checked(listener))
         # waiting for requests in flight must not hold up other messages
         runner.register_message(messages.DRAIN, _checked(self.worker.on_drain), concurrent=True)
+        runner.register_message(messages.WARM_UP, _checked(self.worker.on_warm_up), concurrent=True)
         environment.events.test_start.add_listener(self._on_test_start)
         environment.events.test_stop.add_listener(self._on_test_stop)
         environment.events.quitting.add_listener(self._on_quitting)
@@ -121,8 +132,10 @@ class MasterSession:
         self._interrupted = False
         self._finishing: Event | None = None  # set when the end of the run is reached
         self._quitting = False
+        self._shows_progress = False
         self._planned: Planned | None = None
         self._summary: dict[str, Any] | None = None
+        self._progress: ProgressLine | None = None
         self.error: InputError | None = None  # why the last start failed
         self.master = Master(
             lambda kind, data, worker: self._runner.send_message(kind, data, client_id=worker), self._connected
@@ -130,6 +143,7 @@ class MasterSession:
         for kind, listener in (
             (messages.HELLO, self._on_hello),
             (messages.PING, self.master.on_ping),
+            (messages.WARM, self.master.on_warm),
             (messages.REPORT, self.master.on_report),
         ):
             self._runner.register_message(kind, _checked_from(listener))
@@ -142,6 +156,10 @@ class MasterSession:
             self._wrap_swarm(environment.web_ui)
         self._signals = on_signals(self._on_signal)
         if environment.parsed_options.headless:
+            options = environment.parsed_options
+            self._shows_progress = not options.print_stats
+            if self._shows_progress:
+                options.only_summary = True  # one line in the place of Locust's table every two seconds
             try:  # now, before workers connect and anything starts
                 self._planned = self._plan()
             except InputError as error:
@@ -175,6 +193,8 @@ class MasterSession:
         self.error, self._interrupted, self._summary, self._finishing = None, False, None, None
         try:
             planned = self._planned or self._plan()
+            local = isinstance(self._runner, LocalRunner)
+            run = Run(planned.plan, planned.plan.requests, planned.settings, local=local)
             self._provide_host()
         except InputError as error:
             self.error = error
@@ -183,7 +203,7 @@ class MasterSession:
             logger.error("%s", error)
             return
         self._planned = None if self._environment.web_ui else planned
-        self._begin(planned)
+        self._begin(run, planned)
         self._start_shape()
 
     def _plan(self) -> Planned:
@@ -192,6 +212,7 @@ class MasterSession:
         values = Values(parsed)
         plan = self._shape.plan(values)
         run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
+        options_of_run = settings(values, run_time_s)
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
         if plan.requests is None and run_time_s is None:
@@ -200,18 +221,17 @@ class MasterSession:
         return Planned(
             plan,
             values,
-            run_time_s,
+            options_of_run,
             DRAIN_TIMEOUT_S if drain_timeout_s is None else drain_timeout_s,
             values.path("--output-file"),
-            options.max_concurrency(values),
         )
 
-    def _begin(self, planned: Planned) -> None:
+    def _begin(self, run: Run, planned: Planned) -> None:
         plan = planned.plan
-        local = isinstance(self._runner, LocalRunner)
-        run = Run(plan, plan.requests, planned.run_time_s, local=local, max_concurrency=planned.max_concurrency)
         logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
         self._current = planned
+        if self._shows_progress:
+            self._progress = ProgressLine(lambda: _progress(run, plan))
         self.master.begin(run)
 
     def _provide_host(self) -> None:
@@ -306,9 +326,14 @@ class MasterSession:
         deserted = not self._connected()
         self.master.drain(planned.drain_timeout_s)
         self.master.run = None
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
         if run.failure is not None:
             self._environment.process_exit_code = EXIT_BAD_INPUT
             if run.start_s is None:
+                if run.log is not None:
+                    run.log.close(b"{}")
                 return
         elif run.book.ledger["unknown"] or (deserted and run.book.ledger["unsent"]):
             self._environment.process_exit_code = EXIT_FAILED
@@ -317,6 +342,16 @@ class MasterSession:
                 0  # what we cancelled ourselves is no failure, though Locust counts it
             )
         self._summary = self._summarise(run, planned)
+        if self._summary["fidelity"]["verdict"] == "invalid" and run.failure is None:
+            logger.warning("the load asked for is not the load delivered: %s",
+                           "; ".join(self._summary["fidelity"]["reasons"]))  # fmt: skip
+            if planned.values.switch("--fail-if-invalid"):
+                self._environment.process_exit_code = EXIT_INVALID
+        if run.log is not None:
+            run.log.close(orjson.dumps(self._summary))
+            self._summary["request_log"] |= {"requests": run.log.log.rows, "error": run.log.error}
+        if prefix := self._environment.parsed_options.csv_prefix:
+            _write_tables(run, prefix)
         if planned.output_file is not None:
             _write_summary(self._summary, planned.output_file)
         if self._environment.web_ui is not None:
@@ -324,7 +359,7 @@ class MasterSession:
 
     def _summarise(self, run: Run, planned: Planned) -> dict[str, Any]:
         facts = next(iter(run.facts.values()), {})
-        about = {
+        about: dict[str, Any] = {
             "run": run.id,
             "mode": self._shape.mode,
             "backend": planned.values.text("--backend"),
@@ -338,14 +373,21 @@ class MasterSession:
             "version": __version__,
             "error": None if run.failure is None else str(run.failure),
         }
-        plan = {**planned.plan.description(), "run_time_s": planned.run_time_s}
-        summary = summarise(run.totals, run.book.ledger, plan, about, run.workers)
-        summary["fidelity"] |= {
+        about["warmup"] = {
+            "requests": planned.settings.warmup_requests,
+            "ok": run.warmed,
+            "seconds": planned.settings.warmup_s,
+            "planned": run.tally.planned_in_warmup,
+        }
+        about["request_log"] = None if run.log is None else {"path": str(run.log.log.path)}
+        plan = {**planned.plan.description(), "run_time_s": planned.settings.run_time_s}
+        fidelity = {
+            **run.fidelity(),
             "passed_on": run.book.passed_on,
             "ended_twice": run.book.ignored,
             "malformed_reports": run.malformed,
         }
-        return summary
+        return summarise(run.tally, run.book.ledger, plan, about, fidelity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,10 +396,39 @@ class Planned:
 
     plan: Plan
     values: Values
-    run_time_s: float | None
+    settings: Settings
     drain_timeout_s: float
     output_file: Path | None
-    max_concurrency: int | None
+
+
+def _progress(run: Run, plan: Plan) -> str | None:
+    """The run in one line; None before it has begun."""
+    now_s = run.now_s
+    if now_s < 0:
+        return None
+    ledger, ttft = run.book.ledger, run.totals.latencies["ttft"]
+    since_s = max(now_s - RATE_OVER_S, 0.0)
+    ended = ledger.planned - ledger.open
+    return Progress(
+        elapsed_s=now_s,
+        done=ended,
+        planned=plan.requests,
+        rate_rps=run.tally.series.between("sent", since_s, now_s) / max(now_s - since_s, 1.0),
+        in_flight=run.in_flight,
+        failed=failed(ledger),
+        ttft_p50_s=ttft.quantile(0.5),
+        ttft_p99_s=ttft.quantile(0.99),
+        end_s=plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
+    ).line()
+
+
+def _write_tables(run: Run, prefix: str) -> None:
+    """Our exact figures beside Locust's --csv files."""
+    try:
+        write_table(Path(f"{prefix}_llm.csv"), run.tally.table())
+        write_history(Path(f"{prefix}_llm_history.csv"), run.tally.series.as_dict())
+    except OSError as error:
+        logger.error("cannot write %s_llm.csv and its history: %s (--csv)", prefix, error.strerror)
 
 
 def _exit_with(error: InputError) -> NoReturn:

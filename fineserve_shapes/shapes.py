@@ -15,6 +15,8 @@ from locust import LoadTestShape, events
 from fineserve_shapes import options, session
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Values
+from fineserve_shapes.surveying import BackgroundSurvey
+from fineserve_shapes.synthesis import PARAMETRIC, POISSON, Synthesis, ended, parametric, poisson
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.replay import trace_plan
@@ -80,19 +82,72 @@ class ReplayShape(PlanShape):
     mode = "replay"
     option_list = options.TRACE
     trace: ClassVar[str | Path | None] = None
+    _survey: BackgroundSurvey | None = None
 
     def plan(self, values: Values) -> Plan:
         """The trace, cut, cleaned and scaled by the options."""
         path = values.path("--request-trace-csv") or self.trace
         if path is None:
             raise InputError("no trace to replay (--request-trace-csv)")
-        scale = values.number("--time-scale")
         trace = open_trace(path, options.trace_options(values))
-        plan = trace_plan(trace, time_scale=1.0 if scale is None else scale, num_prompts=values.count("--num-prompts"))
+        plan = trace_plan(
+            trace,
+            time_scale=values.number_or("--time-scale", 1.0),
+            keep_fraction=values.number_or("--keep-fraction", 1.0),
+            num_prompts=values.count("--num-prompts"),
+        )
         logger.info("%s", trace.opening.line())
         for warning in trace.opening.warnings:
             logger.warning("%s", warning)
+        if self._survey is not None:
+            self._survey.stop()
+        self._survey = None if trace.opening.complete else BackgroundSurvey(path, trace)
         return plan
+
+
+class SyntheticShape(PlanShape):
+    """A shape that makes its workload from parameters: what Poisson and parametric ones have in common.
+
+    datasets: a directory with the folders `replay` (sample traces, for lengths) and `Parametric`.
+    num_prompts: how many requests where neither --run-time nor --num-prompts says when to end.
+    """
+
+    abstract = True
+    datasets: ClassVar[Path | None] = None
+    num_prompts: ClassVar[int | None] = None
+
+    def _logged(self, synthesis: Synthesis, values: Values) -> Plan:
+        for line in synthesis.lines:
+            logger.info("%s", line)
+        return ended(synthesis.plan, values, self.num_prompts)
+
+
+class PoissonShape(SyntheticShape):
+    """Independent arrivals at one rate; by options also burstier or more even ones, and rates that change.
+
+    request_rate: requests per second where --request-rate says none.
+    """
+
+    abstract = True
+    mode = "poisson"
+    option_list = POISSON
+    request_rate: ClassVar[float] = 1.0
+
+    def plan(self, values: Values) -> Plan:
+        """Arrivals by the options; lengths recorded, described or of the prompt file."""
+        return self._logged(poisson(values, self.request_rate, self.datasets), values)
+
+
+class ParametricShape(SyntheticShape):
+    """Gamma gaps over windows, in bursts where the class has them, for as long as the run lasts."""
+
+    abstract = True
+    mode = "parametric"
+    option_list = PARAMETRIC
+
+    def plan(self, values: Values) -> Plan:
+        """Windows, bursts and lengths by the options."""
+        return self._logged(parametric(values, self.datasets), values)
 
 
 def _subclasses(base: type) -> list[Any]:

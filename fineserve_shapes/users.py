@@ -38,7 +38,7 @@ class PlannedRequest:
     """One request of the plan.
 
     id: `<run>-<index>`, the same in the plan, the server's log and the records. due_s: seconds from the start of the run.
-    prepared: what the user's `prepare` made of it.
+    prepared: what the user's `prepare` made of it. prefix: the blocks that its prompt shares with others.
     """
 
     id: str
@@ -48,6 +48,7 @@ class PlannedRequest:
     output_tokens: int
     stream: int
     prepared: Any = None
+    prefix: tuple[int, ...] = ()
 
 
 class ArrivalUser(User):
@@ -164,9 +165,10 @@ class _OpenAIUser(ArrivalUser):
 
     def prepare(self, request: PlannedRequest) -> Prompt:
         """The prompt, of the asked length."""
+        asked = request.index, request.input_tokens, request.prefix
         if self._slow_prompts:
-            return gevent.get_hub().threadpool.apply(self._prompts.prompt, (request.index, request.input_tokens))
-        return self._prompts.prompt(request.index, request.input_tokens)
+            return gevent.get_hub().threadpool.apply(self._prompts.prompt, asked)
+        return self._prompts.prompt(*asked)
 
     def body(self, request: PlannedRequest) -> bytes:
         """The JSON body of a request."""

@@ -20,6 +20,7 @@ to it anew.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,13 +45,17 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Row(NamedTuple):
-    """One request of the plan; rows order by due time."""
+    """One request of the plan; rows order by due time.
+
+    prefix: the shared blocks that its prompt begins with (`PrefixBlocks.rows`).
+    """
 
     due_s: float
     request: int
     input_tokens: int
     output_tokens: int
     stream: int
+    prefix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,8 @@ class LeaseBook:
         self._exhausted = False
         self._stopped = False
         self._queue: list[Row] = []  # rows that came back
+        self._fresh: list[Block] = []  # rows leased for the first time, until they are taken
+        self._unsent: list[Row] = []  # rows that came back after the stop
         self._members: dict[str, _Member] = {}
         self._dealer = Dealer()
         self._slots = slots
@@ -267,9 +274,8 @@ class LeaseBook:
         self._stopped = True
         if self._planned is not None:
             self.ledger.plan(self._planned - self.ledger.planned)
-        self._block = None
         held = sum(len(member.held) for member in self._members.values())
-        self._queue = []
+        self._unsent, self._queue = self._queue, []
         self.ledger.end("unsent", self.ledger.open - held)
 
     def give_up(self) -> None:
@@ -292,6 +298,35 @@ class LeaseBook:
             return 0.0
         return member.pace.share
 
+    def take_fresh(self) -> list[Block]:
+        """Rows of the plan that have been leased for the first time since the last call, in order."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    @property
+    def unknown(self) -> list[tuple[str, Row]]:
+        """Rows that stand as unknown now, and their worker: after `give_up` for good."""
+        return [(worker, row) for worker, member in self._members.items() for _, row in member.unknown.values()]
+
+    def unsent(self) -> Iterator[Block]:
+        """Rows that ended as unsent, in blocks: those that came back, then those of the plan that were never leased.
+
+        To be asked for once, after the stop. The rest of a plan whose size is not known is none of the ledger's.
+        """
+        if self._unsent:
+            due_s, index, input_tokens, output_tokens, stream = map(
+                np.array, zip(*(row[:5] for row in self._unsent), strict=True)
+            )
+            yield Block(index, due_s, input_tokens, output_tokens, stream)
+        while self._planned is not None and not self._exhausted:
+            if self._block is None:
+                self._block, self._at = next(self._blocks, None), 0
+                if self._block is None:
+                    self._exhausted = True
+                    return
+            block, self._block = self._block.take(slice(self._at, None)), None
+            yield block
+
     def _pull(self, until_s: float) -> list[Row]:
         """Rows that came back, then those of the plan due until then."""
         rows, self._queue = self._queue, []
@@ -305,7 +340,8 @@ class LeaseBook:
             end = int(np.searchsorted(block.due_s, until_s, side="right"))
             if end > self._at:
                 part = block.take(slice(self._at, end))
-                rows += map(Row._make, zip(*(column.tolist() for column in _columns(part)), strict=True))
+                rows += _rows(part)
+                self._fresh.append(part)
                 self.ledger.plan(end - self._at)
                 self._at = end
             if end < len(block):
@@ -316,6 +352,7 @@ class LeaseBook:
     def _take_back(self, row: Row) -> None:
         if self._stopped:
             self.ledger.end("unsent")
+            self._unsent.append(row)
         else:
             self._queue.append(row)
             self.passed_on += 1
@@ -337,9 +374,11 @@ class LeaseBook:
         # else it has been passed on already
 
 
-def _columns(block: Block) -> tuple[npt.NDArray[Any], ...]:
-    """The columns of a block in the order of a Row."""
-    return block.due_s, block.index, block.input_tokens, block.output_tokens, block.stream
+def _rows(block: Block) -> list[Row]:
+    """A block row by row."""
+    columns = (block.due_s, block.index, block.input_tokens, block.output_tokens, block.stream)
+    prefix = itertools.repeat(()) if block.prefix is None else block.prefix.rows()
+    return list(map(Row, *(column.tolist() for column in columns), prefix))
 
 
 class LeaseHolder:
@@ -379,6 +418,11 @@ class LeaseHolder:
     def settled(self) -> bool:
         """Whether the master has confirmed all there is to report."""
         return not (self._heap or self._done or self._dropped or self._batches)
+
+    @property
+    def unconfirmed(self) -> list[Any]:
+        """The payloads that the master has not confirmed."""
+        return [batch.payload for _, batch in self._batches if batch.payload is not None]
 
     def lease(self, lease: Lease) -> Sequence[Row]:
         """Take a lease; the rows that are new come back."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.event import Event
 
 from fineserve_shapes.engine import messages
-from fineserve_shapes.engine.leases import SILENCE_S, LeaseBook
-from fineserve_shapes.engine.prefetch import prefetched
-from fineserve_shapes.engine.slots import Slots
+from fineserve_shapes.engine.leases import Row
+from fineserve_shapes.engine.loopdelay import LoopDelay
+from fineserve_shapes.engine.run import Run
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.measure.outbox import Measurements
-from fineserve_shapes.measure.summary import Totals
-from fineserve_shapes.workload.block import Block
+from fineserve_shapes.measure.fidelity import Process
+from fineserve_shapes.measure.strain import Strain
 
 logger = logging.getLogger(__name__)
 
@@ -27,57 +25,10 @@ LEAD_S = 1.0
 GATHER_S = 120.0
 LAST_REPORTS_S = 3.0
 DRAIN_EVERY_S = 1.0
+LAST_LEASES_S = 10.0
+WARM_UP_S = 120.0
 
 Send = Callable[[str, dict[str, Any], str], None]
-
-
-class Run:
-    """One run as the master sees it.
-
-    blocks: the plan. planned: its rows, where that is known. run_time_s: when to stop leasing; None: with the plan.
-    local: the one worker is in this process. It cannot be cut off, and it keeps no fence: so it is never given up.
-    max_concurrency: requests in flight at most, over all workers.
-    """
-
-    def __init__(
-        self,
-        blocks: Iterable[Block],
-        planned: int | None,
-        run_time_s: float | None,
-        *,
-        local: bool,
-        max_concurrency: int | None = None,
-    ) -> None:
-        self.id = uuid.uuid4().hex[:8]
-        self.start_s: float | None = None  # perf_counter
-        self.started_at = time.time()
-        self.run_time_s = run_time_s
-        silence_s = float("inf") if local else SILENCE_S
-        slots = None if max_concurrency is None else Slots(max_concurrency)
-        self.book = LeaseBook(prefetched(iter(blocks)), planned, slots=slots, silence_s=silence_s)
-        self.totals = Totals()
-        self.workers: dict[str, dict[str, Any]] = {}
-        self.facts: dict[str, dict[str, Any]] = {}  # what workers said when they were ready
-        self.failure: InputError | None = None
-        self.malformed = 0
-        self.begun = Event()  # set when leasing starts, or when it never will
-
-    @property
-    def now_s(self) -> float:
-        """Seconds since the start of the run; minus infinity before it is set."""
-        return float("-inf") if self.start_s is None else time.perf_counter() - self.start_s
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing left to wait for but requests in flight at the end of the run time."""
-        if self.failure is not None or self.book.closed:
-            return True
-        return self.run_time_s is not None and self.now_s >= self.run_time_s
-
-    @property
-    def in_flight(self) -> int:
-        """Requests sent and not ended, by the last word of the workers that are alive."""
-        return sum(int(self.workers.get(worker, {}).get("in_flight", 0)) for worker in self.book.alive)
 
 
 class Master:
@@ -91,11 +42,15 @@ class Master:
         self._connected = connected
         self._greenlet: gevent.Greenlet | None = None
         self._hurried = False
+        self._loop_delay: LoopDelay | None = None
+        self._strain = Strain(0.0)
         self.run: Run | None = None
 
     def begin(self, run: Run) -> None:
         """Start a run as soon as the workers that are there are ready."""
         self.run, self._hurried = run, False
+        self._strain = Strain(run.settings.limits.lag_s)
+        self._loop_delay = LoopDelay()
         self._greenlet = gevent.spawn(self._drive, run)
 
     def drain(self, timeout_s: float) -> None:
@@ -103,12 +58,18 @@ class Master:
         run = self.run
         if run is None or self._greenlet is None:
             return
+        run.stopping = True
+        self._greenlet.join(timeout=LAST_LEASES_S)  # not killed at once: it may be reading the plan
         self._greenlet.kill()
         self._greenlet = None
+        run.end_s = max(run.now_s, 0.0)
         run.book.stop()
         self._wait_for_last_reports(run, timeout_s)
         run.book.give_up()
+        run.account_for_the_rest()
         run.begun.set()
+        if self._loop_delay is not None:
+            self._loop_delay.stop()
 
     def hurry(self) -> None:
         """A drain that goes on, or the next one, has no time: what is in flight is cancelled."""
@@ -145,37 +106,56 @@ class Master:
         run = self.run
         if run is None or not isinstance(data, dict) or data.get("run") != run.id:
             return
-        report, facts = messages.unpack_report(data), messages.unpack_facts(data)
+        report = messages.unpack_report(data)
+        process = run.workers.setdefault(worker, Process())
+        run.streams_in_flight[worker] = in_flight = messages.unpack_in_flight(data)
+        process.in_flight = sum(in_flight.values())
+        process.offset_s = messages.data_field(data, "offset_s", float)
+        process.loop_delay.record(messages.unpack_delays(data))
+        uncertainty_s = messages.data_field(data, "uncertainty_s", float)
+        process.uncertainty_s = (
+            uncertainty_s if process.uncertainty_s is None else max(process.uncertainty_s, uncertainty_s)
+        )
         for payload in run.book.report(worker, report, run.now_s):
             if payload is not None:
                 try:
-                    run.totals.add(Measurements.unpack(payload))
+                    run.measured(worker, payload)
                 except (ValueError, KeyError, TypeError) as error:
                     run.malformed += 1
                     logger.warning("worker %s sent measurements that cannot be read: %s", worker, error)
-        run.workers[worker] = facts
+
+    def on_warm(self, worker: str, data: Any) -> None:
+        """A worker's warm-up requests have ended."""
+        run = self.run
+        if run is not None and isinstance(data, dict) and data.get("run") == run.id:
+            run.warm[worker] = data
 
     # the run
 
     def _drive(self, run: Run) -> None:
         try:
-            if self._gather(run):
+            if self._gather(run) and self._warm_up(run):
                 run.start_s = time.perf_counter() + LEAD_S
+                run.started_at = time.time() + LEAD_S
                 for worker in list(run.facts):
                     self._welcome(run, worker)
                 run.begun.set()
                 logger.info("run %s starts with %d worker(s)", run.id, len(run.facts))
-            while run.failure is None:
+            while run.failure is None and not run.stopping:
                 for worker, lease in run.book.step(run.now_s):
                     self._send(messages.LEASE, {"run": run.id, **messages.pack_lease(lease)}, worker)
+                self._watch(run)
                 gevent.sleep(STEP_EVERY_S)
         except InputError as error:  # the plan itself turned out to be unusable, in the middle of a file say
             self._fail(run, error)
+        except Exception as error:  # a mistake of ours must end the run, not leave it waiting for ever
+            logger.exception("the run cannot go on")
+            self._fail(run, InputError(f"the run cannot go on: {type(error).__name__}: {error}"))
 
     def _gather(self, run: Run) -> bool:
         """Wait until every worker that is there is ready; whether the run can start."""
         until_s = time.perf_counter() + GATHER_S
-        while run.failure is None:
+        while run.failure is None and not run.stopping:
             connected = self._connected()
             missing = [worker for worker in connected if worker not in run.facts]
             if connected and not missing:
@@ -185,8 +165,53 @@ class Master:
             gevent.sleep(0.02)
         return False
 
+    def _warm_up(self, run: Run) -> bool:
+        """Have extra requests sent, and wait for their end; whether the run can start."""
+        wanted = run.settings.warmup_requests
+        if not wanted:
+            return True
+        lengths = [pair for block in itertools.islice(iter(run.blocks), 1)
+                   for pair in zip(block.input_tokens.tolist(), block.output_tokens.tolist(), strict=True)]  # fmt: skip
+        if not lengths:
+            return True
+        rows = [Row(0.0, number, *lengths[number % len(lengths)], 0) for number in range(wanted)]
+        workers = list(run.facts)
+        logger.info("warming up with %d requests", wanted)
+        for place, worker in enumerate(workers):
+            share = messages.pack_rows(rows[place :: len(workers)])
+            self._send(messages.WARM_UP, {"run": run.id, "rows": share, "timeout_s": WARM_UP_S}, worker)
+        until_s = time.perf_counter() + WARM_UP_S + LAST_REPORTS_S
+        while run.failure is None and not run.stopping:
+            missing = [worker for worker in workers if worker in self._connected() and worker not in run.warm]
+            if not missing or time.perf_counter() > until_s:
+                break
+            gevent.sleep(0.02)
+        if run.warmed < wanted:
+            errors = [str(said["error"]) for said in run.warm.values() if said.get("error")]
+            logger.warning("%d of %d warm-up requests did not end well%s", wanted - run.warmed, wanted,
+                           f": {errors[0][:300]}" if errors else "")  # fmt: skip
+        return run.failure is None and not run.stopping
+
+    def _watch(self, run: Run) -> None:
+        """Take stock, and say it where a process does not keep up."""
+        run.account()
+        if self._loop_delay is not None:
+            run.master.loop_delay.record(self._loop_delay.take())
+        now_s = run.now_s
+        for name, process in [*run.workers.items(), ("the master", run.master)]:
+            if (late_s := self._strain.excess_s(name, process.loop_delay, now_s)) is not None:
+                logger.warning("%s cannot keep up: its event loop has been late by %.0f ms on average for some seconds,"
+                               " so that the figures are partly its own", name, 1e3 * late_s)  # fmt: skip
+
     def _welcome(self, run: Run, worker: str) -> None:
-        self._send(messages.BEGIN, {"run": run.id, "start_s": run.start_s}, worker)
+        begin = {
+            "run": run.id,
+            "start_s": run.start_s,
+            "warmup_s": run.settings.warmup_s,
+            "logged": int(run.log is not None),
+            "token_times": int(run.settings.token_times),
+        }
+        self._send(messages.BEGIN, begin, worker)
         run.book.join(worker, run.now_s)
 
     def _fail(self, run: Run, error: InputError) -> None:
@@ -210,4 +235,7 @@ class Master:
                     self._send(messages.DRAIN, {"run": run.id, "timeout_s": max(until_s - now_s, 0.0)}, worker)
             for worker, lease in run.book.step(run.now_s):  # signs of life, and the confirmation of reports
                 self._send(messages.LEASE, {"run": run.id, **messages.pack_lease(lease)}, worker)
+            run.account()
             gevent.sleep(STEP_EVERY_S / 2)
+        for worker, lease in run.book.step(run.now_s):  # the last reports are confirmed, too
+            self._send(messages.LEASE, {"run": run.id, **messages.pack_lease(lease)}, worker)

@@ -18,8 +18,8 @@ from fineserve_shapes.engine.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
 
 PREFIX = "fineserve."
-LEASE, BEGIN, DRAIN, PONG = (PREFIX + name for name in ("lease", "begin", "drain", "pong"))
-HELLO, REPORT, PING = (PREFIX + name for name in ("hello", "report", "ping"))
+LEASE, BEGIN, DRAIN, PONG, WARM_UP = (PREFIX + name for name in ("lease", "begin", "drain", "pong", "warm_up"))
+HELLO, REPORT, PING, WARM = (PREFIX + name for name in ("hello", "report", "ping", "warm"))
 
 _ROW = np.dtype(
     [
@@ -43,7 +43,8 @@ def pack_lease(lease: Lease) -> dict[str, Any]:
         "seen_s": lease.seen_s,
         "batches": lease.batches,
         "number": lease.number,
-        "rows": _pack_rows(lease.rows),
+        "rows": pack_rows(lease.rows),
+        "prefixes": _pack_prefixes(lease.rows),
         "limit": None if lease.limit is None else [lease.limit.number, lease.limit.limit],
     }
 
@@ -51,14 +52,41 @@ def pack_lease(lease: Lease) -> dict[str, Any]:
 def unpack_lease(data: Any) -> Lease:
     """The lease that was packed."""
     number = data_field(data, "number", (int, type(None)))
+    rows = unpack_rows(data)
+    if data.get("prefixes") is not None:
+        prefixes = _unpack_prefixes(data_field(data, "prefixes", dict), len(rows))
+        rows = [row._replace(prefix=prefix) for row, prefix in zip(rows, prefixes, strict=True)]
     return Lease(
         epoch=data_field(data, "epoch", int),
         seen_s=data_field(data, "seen_s", float),
         batches=data_field(data, "batches", int),
         number=number,
-        rows=[Row(*row) for row in _array(data, "rows", _ROW).tolist()],
+        rows=rows,
         limit=None if data_field(data, "limit", (list, type(None))) is None else Limit(*_counts(data, "limit", 2)),
     )
+
+
+def unpack_rows(data: Any) -> list[Row]:
+    """The rows in a message's field of that name."""
+    return [Row(*row) for row in _array(data, "rows", _ROW).tolist()]
+
+
+def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
+    """The event loop's delays in a report: finite and not negative beyond rounding, seconds."""
+    delays_s = _array(data, "loop_delays", np.dtype("<f8"))
+    return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)
+
+
+def unpack_in_flight(data: Any) -> dict[int, int]:
+    """Requests in flight by stream."""
+    pairs = data_field(data, "in_flight", list)
+    try:
+        found = {int(stream): int(count) for stream, count in pairs}
+    except (TypeError, ValueError):
+        raise MessageError("the field 'in_flight' of a message is no list of pairs") from None
+    if any(not 0 <= stream < 2**15 or not 0 <= count < 2**31 for stream, count in found.items()):
+        raise MessageError("the field 'in_flight' of a message holds what is no count")
+    return found
 
 
 def pack_report(report: Report) -> dict[str, Any]:
@@ -97,18 +125,6 @@ def unpack_report(data: Any) -> Report:
     )
 
 
-def unpack_facts(data: Any) -> dict[str, Any]:
-    """What a report says beside the protocol, for people to see: requests in flight, and the worker's clock.
-
-    in_flight: a count. offset_s: the master's clock less the worker's. uncertainty_s: how far off that may be.
-    """
-    return {
-        "in_flight": data_field(data, "in_flight", int),
-        "offset_s": data_field(data, "offset_s", float),
-        "uncertainty_s": data_field(data, "uncertainty_s", float),
-    }
-
-
 def data_field(data: Any, name: str, kinds: type | tuple[type, ...]) -> Any:
     """A field of a message, checked for its type; a float must be finite."""
     value = data.get(name) if isinstance(data, dict) else None
@@ -129,8 +145,30 @@ def _unpack_batch(data: Any) -> Batch:
     return Batch(data_field(data, "number", int), done, outcomes, dropped, epochs, data.get("payload"))
 
 
-def _pack_rows(rows: Sequence[Row]) -> bytes:
-    return np.array(list(rows), dtype=_ROW).tobytes()
+def pack_rows(rows: Sequence[Row]) -> bytes:
+    """Rows as bytes."""
+    return np.array([row[:5] for row in rows], dtype=_ROW).tobytes()
+
+
+def _pack_prefixes(rows: Sequence[Row]) -> dict[str, bytes] | None:
+    """Length of each row's prefix, and what is in them; None where all are empty."""
+    if not any(row.prefix for row in rows):
+        return None
+    lengths = np.array([len(row.prefix) for row in rows], dtype="<i4")
+    flat = np.array([number for row in rows for number in row.prefix], dtype="<i8")
+    return {"lengths": lengths.tobytes(), "flat": flat.tobytes()}
+
+
+def _unpack_prefixes(data: Any, rows: int) -> list[tuple[int, ...]]:
+    lengths, flat = _array(data, "lengths", np.dtype("<i4")), _array(data, "flat", np.dtype("<i8"))
+    if len(lengths) != rows or (rows and int(lengths.min()) < 0) or int(lengths.sum(dtype=np.int64)) != len(flat):
+        raise MessageError("the prefixes of a lease do not fit its rows")
+    ends = np.cumsum(lengths, dtype=np.int64).tolist()
+    numbers = flat.tolist()
+    found = [tuple(numbers[end - length : end]) for end, length in zip(ends, lengths.tolist(), strict=True)]
+    if any(prefix and prefix[0] < 1 for prefix in found):
+        raise MessageError("a block of a prefix in a lease has no token")
+    return found
 
 
 def _counts(data: Any, name: str, length: int) -> list[int]:

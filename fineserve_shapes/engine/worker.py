@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,15 +13,19 @@ from typing import Any, Protocol
 import gevent
 import numpy as np
 from gevent.event import Event
+from gevent.pool import Pool
 
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.clock import ClockEstimate
 from fineserve_shapes.engine.dispatch import Dispatcher
 from fineserve_shapes.engine.leases import LeaseHolder, Row
+from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.outbox import Outbox
+from fineserve_shapes.measure.outbox import Measurements, Outbox
 from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.measure.requestlog import RequestLog
+from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.stream import StreamResult
 
 logger = logging.getLogger(__name__)
@@ -30,6 +35,7 @@ PING_EVERY_S = 1.0
 FIRST_PINGS = 20
 FIRST_PING_EVERY_S = 0.02
 HELLO_EVERY_S = 0.5
+WARM_UP_TOGETHER = 16
 
 Send = Callable[[str, dict[str, Any]], None]
 
@@ -46,6 +52,9 @@ class Performer(Protocol):
     def perform(self, run: str, row: Row, prepared: Any) -> StreamResult:
         """Send the row and wait for its end; never raises but for what kills a greenlet."""
 
+    def warm_up(self, run: str, row: Row) -> StreamResult:
+        """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
+
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
         """Requests that ended since the last call, and the gaps between their chunks, shape (n,), seconds."""
 
@@ -57,7 +66,8 @@ class Worker:
     """The worker's side of runs, one after the other.
 
     send: hands a message to the master. local: master and worker are one process, so there is one clock and no fence.
-    finished: called when a run has been drained, before the last report leaves. clock: of this process, seconds.
+    finished: called when a run has been drained, before the last report leaves. name: of this worker, for the file in
+    which it leaves what the master did not take. clock: of this process, seconds.
     """
 
     def __init__(
@@ -66,11 +76,13 @@ class Worker:
         *,
         local: bool,
         finished: Callable[[], None],
+        name: str = "local",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock_s = clock
         self._send = send
         self._local = local
+        self._name = name
         self._finished = finished
         self._clock = ClockEstimate(same_clock=local)
         self._performer: Performer | None = None
@@ -82,6 +94,9 @@ class Worker:
         self._draining = self._leaving = False
         self._drained = Event()
         self._outbox = Outbox()
+        self._in_flight: Counter[int] = Counter()  # by stream
+        self._loop_delay: LoopDelay | None = None
+        self._logged = False
 
     @property
     def in_flight(self) -> int:
@@ -92,6 +107,7 @@ class Worker:
         """A test starts: get ready, and tell the master until it answers."""
         self.stop()
         self._performer = performer
+        self._loop_delay = LoopDelay()
         self._greenlets = [gevent.spawn(self._introduce, performer)]
         if not self._local:
             self._greenlets.append(gevent.spawn(self._ping))
@@ -99,9 +115,13 @@ class Worker:
     def stop(self) -> None:
         """The test is over, whatever is still going on."""
         self._end_run(timeout_s=0)
+        self._save_unconfirmed()
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._run = self._dispatcher = None
+        if self._loop_delay is not None:
+            self._loop_delay.stop()
+            self._loop_delay = None
         if self._performer is not None:
             self._performer.close()
             self._performer = None
@@ -126,9 +146,31 @@ class Worker:
         self._draining = False
         self._drained = Event()
         self._holder = LeaseHolder(fenced=not self._local)
-        self._outbox = Outbox()
+        self._outbox = Outbox(
+            messages.data_field(data, "warmup_s", float), bool(messages.data_field(data, "token_times", int))
+        )
+        self._logged = bool(messages.data_field(data, "logged", int))
+        self._in_flight = Counter()
+        if self._loop_delay is not None:
+            self._loop_delay.take()  # getting ready is no part of the run
         self._dispatcher = Dispatcher(self._holder, self._performer.prepare, self._perform, self._now_s)
         self._greenlets.append(gevent.spawn(self._report_regularly, run))
+
+    def on_warm_up(self, data: Any) -> None:
+        """Send extra requests before the run begins, and say when all have ended. Blocks as long."""
+        run, performer = messages.data_field(data, "run", str), self._performer
+        if performer is None or run == self._run:
+            return
+        pool = Pool(WARM_UP_TOGETHER)
+        sent = [pool.spawn(performer.warm_up, run, row) for row in messages.unpack_rows(data)]
+        if not pool.join(timeout=messages.data_field(data, "timeout_s", float)):
+            pool.kill(timeout=5)
+        results = [greenlet.value for greenlet in sent]
+        errors = [result.error or result.outcome for result in results
+                  if isinstance(result, StreamResult) and result.outcome != "ok"]  # fmt: skip
+        ended = sum(isinstance(result, StreamResult) for result in results)
+        self._send(messages.WARM, {"run": run, "requests": len(sent), "ok": ended - len(errors),
+                                   "error": errors[0] if errors else None})  # fmt: skip
 
     def on_lease(self, data: Any) -> None:
         """Rows to send, or a sign of life."""
@@ -187,11 +229,16 @@ class Worker:
     def _perform(self, row: Row, prepared: Any, held_s: float) -> None:
         assert self._performer is not None
         assert self._run is not None
-        result = self._performer.perform(self._run, row, prepared)
+        self._outbox.sent(row.stream, self._now_s())
+        self._in_flight[row.stream] += 1
+        try:
+            result = self._performer.perform(self._run, row, prepared)
+        finally:
+            self._in_flight[row.stream] -= 1
         self._holder.done(row.request, result.outcome)
-        error = None if result.outcome == "ok" else (result.outcome, result.error or "")
-        itl_s = result.itl_s if error is None else np.empty(0)  # latencies are those of whole answers
-        self._outbox.add(_record(row, result, self._shift_s, held_s), itl_s, error)
+        error = None if result.outcome == "ok" else (result.outcome, shorten(result.error or ""))
+        shift_s = self._shift_s
+        self._outbox.add(_record(row, result, shift_s, held_s), result.chunk_times_s + shift_s, error)
 
     def _report_regularly(self, run: str) -> None:
         while run == self._run:
@@ -212,12 +259,15 @@ class Worker:
             leaving=self._draining or self._leaving,
             load=self._dispatcher.load,
         )
+        delays_s = np.empty(0) if self._loop_delay is None else self._loop_delay.take()
         facts = {
-            "in_flight": self.in_flight,
+            "run": self._run,
+            "in_flight": list(self._in_flight.items()),
             "offset_s": self._clock.offset_s,
             "uncertainty_s": self._clock.uncertainty_s,
+            "loop_delays": delays_s.tobytes(),
         }
-        self._send(messages.REPORT, messages.pack_report(report) | facts | {"run": self._run})
+        self._send(messages.REPORT, messages.pack_report(report) | facts)
 
     def _end_run(self, timeout_s: float) -> None:
         if self._dispatcher is None:
@@ -231,6 +281,22 @@ class Worker:
             self._finished()
         self._report()
         self._drained.set()
+
+    def _save_unconfirmed(self) -> None:
+        """The master is gone, or it would have confirmed: what it may not have is left in a file."""
+        payloads = self._holder.unconfirmed
+        if self._local or not self._logged or self._run is None or not payloads:
+            return
+        path = Path(f"fineserve-{self._run}-{self._name}.jsonl")
+        try:
+            log = RequestLog(path, self._run, token_times=self._outbox.token_times, warmup_s=self._outbox.warmup_s)
+            for payload in payloads:
+                log.write(Measurements.unpack(payload), self._name)
+            log.close()
+        except (OSError, InputError) as error:
+            logger.error("requests that the master has not taken are lost: %s", error)
+        else:
+            logger.warning("%d requests that the master has not taken are in %s", log.rows, path)
 
 
 def machine() -> str:

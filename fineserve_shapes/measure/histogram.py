@@ -17,7 +17,19 @@ LARGEST_S = 7200.0
 
 _RATIO = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_RATIO = math.log(_RATIO)
-_BUCKETS = math.ceil(math.log(LARGEST_S / SMALLEST_S) / _LOG_RATIO) + 1
+BUCKETS = math.ceil(math.log(LARGEST_S / SMALLEST_S) / _LOG_RATIO) + 1
+
+
+def places(values_s: FloatArray) -> IntArray:
+    """The bucket of each duration, shape (n,); none may be NaN."""
+    with np.errstate(divide="ignore"):
+        found = np.ceil(np.log(np.maximum(values_s, 0.0) / SMALLEST_S) / _LOG_RATIO)
+    return np.clip(found, 0, BUCKETS - 1).astype(np.int64)
+
+
+def middles_s(places: IntArray) -> FloatArray:
+    """The durations that stand for buckets, shape (n,)."""
+    return np.asarray(SMALLEST_S * _RATIO ** places.astype(np.float64) * 2 / (1 + _RATIO))
 
 
 class Histogram:
@@ -32,7 +44,7 @@ class Histogram:
     __slots__ = ("_counts", "count", "maximum_s", "minimum_s", "squares_s2", "sum_s")
 
     def __init__(self) -> None:
-        self._counts: IntArray = np.zeros(_BUCKETS, dtype=np.int64)
+        self._counts: IntArray = np.zeros(BUCKETS, dtype=np.int64)
         self.count = 0
         self.sum_s = 0.0
         self.squares_s2 = 0.0
@@ -45,9 +57,7 @@ class Histogram:
         if not len(values):
             return
         values = np.maximum(values, 0.0)
-        with np.errstate(divide="ignore"):
-            places = np.ceil(np.log(values / SMALLEST_S) / _LOG_RATIO)
-        np.add.at(self._counts, np.clip(places, 0, _BUCKETS - 1).astype(np.int64), 1)
+        np.add.at(self._counts, places(values), 1)
         self.count += len(values)
         self.sum_s += float(values.sum())
         self.squares_s2 += float(np.square(values).sum())
@@ -73,8 +83,7 @@ class Histogram:
         if not self.count:
             return None
         rank = max(1, math.ceil(q * self.count))
-        place = int(np.searchsorted(np.cumsum(self._counts), rank))
-        value = SMALLEST_S * _RATIO**place * 2 / (1 + _RATIO)
+        value = float(middles_s(np.searchsorted(np.cumsum(self._counts), [rank]))[0])
         return min(max(value, self.minimum_s), self.maximum_s)
 
     @property
@@ -92,22 +101,22 @@ class Histogram:
 
     def pack(self) -> dict[str, Any]:
         """Plain values for a message; only the buckets that hold something."""
-        places = np.flatnonzero(self._counts)
+        filled = np.flatnonzero(self._counts)
         return {
-            "places": places.astype("<u2").tobytes(),
-            "counts": self._counts[places].astype("<i8").tobytes(),
+            "places": filled.astype("<u2").tobytes(),
+            "counts": self._counts[filled].astype("<i8").tobytes(),
             "sums": [self.sum_s, self.squares_s2, self.minimum_s, self.maximum_s],
         }
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> Histogram:
         """The histogram that was packed. Raises ValueError for anything else."""
-        places = np.frombuffer(packed["places"], dtype="<u2")
+        filled = np.frombuffer(packed["places"], dtype="<u2")
         counts = np.frombuffer(packed["counts"], dtype="<i8")
-        if len(places) != len(counts) or (len(places) and int(places.max()) >= _BUCKETS) or bool((counts < 0).any()):
+        if len(filled) != len(counts) or (len(filled) and int(filled.max()) >= BUCKETS) or bool((counts < 0).any()):
             raise ValueError("this is no packed histogram")
         histogram = cls()
-        histogram._counts[places] = counts
+        histogram._counts[filled] = counts
         histogram.count = int(counts.sum())
         histogram.sum_s, histogram.squares_s2, histogram.minimum_s, histogram.maximum_s = map(float, packed["sums"])
         return histogram

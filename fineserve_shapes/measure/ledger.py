@@ -16,6 +16,8 @@ OUTCOMES = (
 timeout: no progress, or no end, within its deadline. connect_error: no connection. cancelled: in flight when the run was
 stopped. unsent: due before the run's end, but the run stopped first. unknown: leased to a worker that fell silent."""
 
+OK = OUTCOMES.index("ok")
+
 FAILURES = OUTCOMES[1:5]
 """Outcomes that are the server's or the network's failure."""
 

@@ -10,62 +10,156 @@ import numpy as np
 import numpy.typing as npt
 
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.histogram import Histogram
+from fineserve_shapes.measure.histogram import BUCKETS, Histogram, places
+from fineserve_shapes.measure.ledger import OK, OUTCOMES
 
 MAX_ERROR_KINDS = 200
+MAX_ERROR_CHARS = 400
 OTHER_ERRORS = "other errors"
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+SENT = np.dtype([("stream", "<i2"), ("sent_s", "<f8")])
+"""Requests that left: told at once, since their record comes only with their end."""
+
+GAPS = np.dtype([("second", "<i4"), ("stream", "<i2"), ("place", "<u2"), ("count", "<i4")])
+"""Gaps between chunks, counted by the second of the run in which they ended, by stream and by histogram bucket."""
 
 
 @dataclass(slots=True)
 class Measurements:
-    """Records of requests that ended, the gaps between their chunks, and their errors as (outcome, text) -> count."""
+    """What a worker measured.
+
+    records: of requests that ended. sent: of requests that left (SENT). itl: the gaps between the chunks of answers that
+    were whole, by stream, without those of the warm-up. gaps: the same gaps by second (GAPS), the warm-up's included.
+    errors: (outcome, text) and the positions in `records` that it stands for. token_times_s: times of all chunks, one
+    record's after the other's (`chunks` of them each); None where they were not asked for.
+    """
 
     records: records.Records
-    itl: Histogram
-    errors: Counter[tuple[str, str]]
+    sent: npt.NDArray[np.void]
+    itl: dict[int, Histogram]
+    gaps: npt.NDArray[np.void]
+    errors: list[tuple[tuple[str, str], IntArray]]
+    token_times_s: FloatArray | None = None
 
     @classmethod
     def unpack(cls, packed: Any) -> Measurements:
         """What an outbox packed. Raises ValueError, KeyError or TypeError for anything else."""
-        return cls(
-            records.unpack(packed["records"]),
-            Histogram.unpack(packed["itl"]),
-            Counter({(str(outcome), str(text)): int(count) for outcome, text, count in packed["errors"]}),
-        )
+        rows = records.unpack(packed["records"])
+        sent = np.frombuffer(packed["sent"], dtype=SENT)
+        gaps = np.frombuffer(packed["gaps"], dtype=GAPS)
+        itl = {int(stream): Histogram.unpack(histogram) for stream, histogram in packed["itl"]}
+        errors = [
+            ((str(outcome), str(text)[:MAX_ERROR_CHARS]), np.frombuffer(at, dtype="<i4").astype(np.int64))
+            for outcome, text, at in packed["errors"]
+        ]
+        times = packed.get("token_times")
+        token_times_s = None if times is None else np.frombuffer(times, dtype="<f8")
+        if not (
+            (rows["outcome"] < len(OUTCOMES)).all()
+            and all((values["stream"] >= 0).all() for values in (rows, sent, gaps))
+            and all(np.isfinite(rows[name]).all() for name in ("due_s", "sent_s", "end_s"))
+            and np.isfinite(sent["sent_s"]).all()
+            and (rows["chunks"] >= 0).all()
+            and ((gaps["second"] >= 0) & (gaps["place"] < BUCKETS) & (gaps["count"] > 0)).all()
+            and all(stream >= 0 for stream in itl)
+            and all(((at >= 0) & (at < len(rows))).all() for _, at in errors)
+            and (token_times_s is None or len(token_times_s) == int(rows["chunks"].sum()))
+        ):
+            raise ValueError("these are no measurements")
+        return cls(rows, sent, itl, gaps, errors, token_times_s)
+
+    @property
+    def latest_s(self) -> float:
+        """The latest time in it; minus infinity where there is none."""
+        ends = [self.records["end_s"], self.records["last_token_s"], self.sent["sent_s"], self.gaps["second"]]
+        return max((float(np.nanmax(values)) for values in ends if len(values) and not np.isnan(values).all()),
+                   default=float("-inf"))  # fmt: skip
+
+    def errors_where(self, picked: BoolArray) -> Counter[tuple[str, str]]:
+        """How many of the records picked by a mask ended with each (outcome, text)."""
+        found: Counter[tuple[str, str]] = Counter()
+        for error, at in self.errors:
+            if count := int(picked[at].sum()):
+                found[error] += count
+        return found
 
 
 @dataclass(slots=True)
 class Outbox:
-    """Collects measurements on a worker."""
+    """Collects measurements on a worker.
 
+    warmup_s: rows due before that time of the run are left out of what is shown. token_times: whether to tell the time
+    of every chunk.
+    """
+
+    warmup_s: float = 0.0
+    token_times: bool = False
     _rows: list[tuple[Any, ...]] = field(default_factory=list)
-    _gaps: list[FloatArray] = field(default_factory=list)
-    _errors: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _times: list[FloatArray] = field(default_factory=list)
+    _sent: list[tuple[int, float]] = field(default_factory=list)
+    _errors: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
-    def add(self, row: tuple[Any, ...], itl_s: FloatArray, error: tuple[str, str] | None) -> None:
-        """One request has ended: its record, the gaps between its chunks, and (outcome, text) if it failed."""
-        self._rows.append(row)
-        if len(itl_s):
-            self._gaps.append(itl_s)
+    def sent(self, stream: int, sent_s: float) -> None:
+        """A request leaves."""
+        self._sent.append((stream, sent_s))
+
+    def add(self, row: tuple[Any, ...], chunk_times_s: FloatArray, error: tuple[str, str] | None) -> None:
+        """One request has ended: its record, when its chunks came, and (outcome, text) if it failed."""
         if error is not None:
             if error not in self._errors and len(self._errors) >= MAX_ERROR_KINDS:
                 error = (error[0], OTHER_ERRORS)  # a thousand different messages must not grow memory
-            self._errors[error] += 1
+            self._errors.setdefault(error, []).append(len(self._rows))
+        self._rows.append(row)
+        self._times.append(chunk_times_s)
 
     def take(self) -> tuple[records.Records, FloatArray, dict[str, Any]] | None:
-        """All since the last call, None where there is nothing: the records, the gaps, and both packed for a message."""
-        if not self._rows:
+        """All since the last call, None where there is nothing.
+
+        The records and the gaps that are to be shown (without the warm-up's), and everything packed for a message.
+        """
+        if not (self._rows or self._sent):
             return None
         rows = records.from_rows(self._rows)
-        gaps = np.concatenate(self._gaps) if self._gaps else np.empty(0)
-        itl = Histogram()
-        itl.record(gaps)
+        times_s = np.concatenate(self._times) if self._times else np.empty(0)
+        itl_s, at, owner = _gaps(rows, times_s)
+        counted = rows["due_s"] >= self.warmup_s
+        shown = counted[owner]
+        streams = rows["stream"][owner]
         packed = {
             "records": rows.tobytes(),
-            "itl": itl.pack(),
-            "errors": [[outcome, text, count] for (outcome, text), count in self._errors.items()],
-        }
-        self._rows, self._gaps, self._errors = [], [], Counter()
-        return rows, gaps, packed
+            "sent": np.array(self._sent, dtype=SENT).tobytes(),
+            "itl": [[stream, _histogram(itl_s[shown & (streams == stream)]).pack()]
+                    for stream in np.unique(streams[shown]).tolist()],
+            "gaps": _by_second(itl_s, at, streams).tobytes(),
+            "errors": [[*error, np.array(places, dtype="<i4").tobytes()] for error, places in self._errors.items()],
+            **({"token_times": times_s.tobytes()} if self.token_times else {}),
+        }  # fmt: skip
+        self._rows, self._times, self._sent, self._errors = [], [], [], {}
+        return rows[counted], itl_s[shown], packed
+
+
+def _gaps(rows: records.Records, times_s: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:
+    """The gaps between chunks of whole answers, when each ended, and the position of its record."""
+    owner = np.repeat(np.arange(len(rows)), rows["chunks"])
+    inside = (owner[1:] == owner[:-1]) & (rows["outcome"] == OK)[owner[1:]]
+    return np.diff(times_s)[inside], times_s[1:][inside], owner[1:][inside]
+
+
+def _histogram(values_s: FloatArray) -> Histogram:
+    histogram = Histogram()
+    histogram.record(values_s)
+    return histogram
+
+
+def _by_second(itl_s: FloatArray, at_s: FloatArray, streams: IntArray) -> npt.NDArray[np.void]:
+    """Gaps counted as GAPS."""
+    seconds = np.maximum(np.floor(at_s), 0).astype(np.int64)
+    keys, counts = np.unique(seconds << 32 | streams.astype(np.int64) << 16 | places(itl_s), return_counts=True)
+    found = np.empty(len(keys), dtype=GAPS)
+    found["second"], found["stream"], found["place"] = keys >> 32, keys >> 16 & 0xFFFF, keys & 0xFFFF
+    found["count"] = counts
+    return found

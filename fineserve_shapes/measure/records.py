@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 Records = npt.NDArray[np.void]
 
 RECORD = np.dtype(
@@ -79,3 +80,34 @@ def tpot_s(records: Records) -> FloatArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         value = (records["last_token_s"] - records["first_token_s"]) / tokens
     return np.where(tokens > 0, value, np.nan)
+
+
+def input_tokens(records: Records) -> FloatArray:
+    """The length of the prompt by the server's usage, or else as it was asked for."""
+    told = records["input_tokens"] >= 0
+    return np.where(told, records["input_tokens"], records["asked_input"]).astype(np.float64)
+
+
+def token_flow(records: Records) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Output tokens over time: the first chunk's at its moment, the others evenly up to the last token.
+
+    Returns seconds, the position of the record, and whole tokens, shape (n,); the tokens of a record add up to its own.
+    Answers without a time of their first token count at their end.
+    """
+    tokens = np.maximum(records["output_tokens"], 0).astype(np.int64)
+    timed = ~np.isnan(records["first_token_s"])
+    first_s = np.where(timed, records["first_token_s"], records["end_s"])
+    last_s = np.where(timed, np.maximum(records["last_token_s"], first_s), first_s)
+    first = np.where(last_s > first_s, np.minimum(records["first_chunk_tokens"], tokens), tokens)
+    begin = np.floor(first_s)
+    seconds = (np.floor(last_s) - begin).astype(np.int64) + 1
+    owner = np.repeat(np.arange(len(records)), seconds)
+    head = np.concatenate([[0], np.cumsum(seconds)[:-1]]).astype(np.int64)
+    at = begin[owner] + np.arange(len(owner)) - head[owner]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.minimum((at + 1 - first_s[owner]) / (last_s - first_s)[owner], 1.0)
+    share = np.where(np.isfinite(share), share, 1.0)
+    so_far = np.round(first[owner] + (tokens - first)[owner] * share)
+    steps = np.diff(so_far, prepend=0.0)
+    steps[head] = so_far[head]
+    return np.asarray(at, dtype=np.float64), owner.astype(np.int64), steps

@@ -31,16 +31,13 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f" {_number(plan['rate_rps'])} requests/s"
         ),
         f"ledger: {ledger['planned']:,} planned = {' + '.join(ends)}" + (f"   ({', '.join(marks)})" if marks else ""),
-        (
-            f"sent: {_number(fidelity['sent_rate_rps'])} requests/s; lag p50 {_number(fidelity['lag_p50_ms'])} ms,"
-            f" p99 {_number(fidelity['lag_p99_ms'])} ms, max {_number(fidelity['lag_max_ms'])} ms"
-        ),
-        *_held(fidelity),
+        *_fidelity_lines(fidelity),
         (
             f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s,"
             f" {_number(summary['request_throughput'])} requests/s,"
             f" {_number(summary['input_throughput'])} input and {_number(summary['output_throughput'])} output tokens/s"
         ),
+        *_goodput_lines(summary["goodput"]),
         "",
         f"{'ms':<15}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p95", "p99")),
     ]
@@ -55,15 +52,45 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _held(fidelity: Mapping[str, Any]) -> list[str]:
-    if not fidelity.get("held"):
+def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
+    """Asked against delivered, and the verdict."""
+    lines = [
+        (
+            f"sent: {_number(fidelity['sent_rate_rps'])} requests/s; lag p50 {_number(fidelity['lag_p50_ms'])} ms,"
+            f" p99 {_number(fidelity['lag_p99_ms'])} ms, max {_number(fidelity['lag_max_ms'])} ms"
+        )
+    ]
+    if fidelity["held"]:
+        lines.append(
+            f"held back by --max-concurrency: {fidelity['held']:,} requests, p50 {_number(fidelity['held_p50_ms'])} ms,"
+            f" p99 {_number(fidelity['held_p99_ms'])} ms, max {_number(fidelity['held_max_ms'])} ms"
+            " (not in lag; in figures from due)"
+        )
+    asked, delivered = fidelity["asked"], fidelity["delivered"]
+    pairs = [("rate", "requests/s", asked["rate_rps"], delivered["rate_rps"]),
+             ("gap CV", "", asked["gap_cv"], delivered["gap_cv"]),
+             *((f"dispersion at {width} s", "", value, delivered["dispersion"][width])
+               for width, value in asked["dispersion"].items())]  # fmt: skip
+    shown = [
+        f"{name} {_number(left)} / {_number(right)}{' ' * bool(unit)}{unit}"
+        for name, unit, left, right in pairs
+        if left is not None
+    ]
+    if shown:
+        lines.append(f"asked / delivered: {', '.join(shown)}")
+    if fidelity["verdict"] is not None:
+        lines.append(f"fidelity: {fidelity['verdict']}" + "".join(f"; {reason}" for reason in fidelity["reasons"]))
+    return lines
+
+
+def _goodput_lines(goodput: Mapping[str, Any] | None) -> list[str]:
+    if goodput is None:
         return []
-    text = (
-        f"held back by --max-concurrency: {fidelity['held']:,} requests, p50 {_number(fidelity['held_p50_ms'])} ms,"
-        f" p99 {_number(fidelity['held_p99_ms'])} ms, max {_number(fidelity['held_max_ms'])} ms (in no lag, but in"
-        " figures from due)"
-    )
-    return [text]
+    limits = ", ".join(f"{name.removesuffix('_ms')} {_number(value)} ms" for name, value in goodput["slo"].items())
+    share = "" if goodput["share"] is None else f" ({goodput['share']:.1%})"
+    return [
+        f"goodput: {_number(goodput['rps'])} requests/s; {goodput['good']:,} of {goodput['of']:,}{share} met {limits}"
+    ]
 
 
 def _count(value: int | None) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -22,6 +26,7 @@ class Block:
     due_s: intended time in seconds from the start of the run, ascending.
     input_tokens, output_tokens: lengths asked for, each at least 1.
     stream: which stream of the mix the request belongs to (0 where there is one).
+    prefix: the shared blocks that each prompt begins with; None where none is shared.
     """
 
     index: IntArray
@@ -29,13 +34,21 @@ class Block:
     input_tokens: IntArray
     output_tokens: IntArray
     stream: IntArray
+    prefix: PrefixBlocks | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def take(self, rows: slice | IntArray | npt.NDArray[np.bool_]) -> Block:
         """The rows picked by a slice, positions or a mask, as a block."""
-        return Block(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Block(
+            self.index[rows],
+            self.due_s[rows],
+            self.input_tokens[rows],
+            self.output_tokens[rows],
+            self.stream[rows],
+            None if self.prefix is None else self.prefix[rows],
+        )
 
 
 def split(block: Block, rows: int = BLOCK_ROWS) -> Iterator[Block]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from fineserve_shapes.workload.tracefile import Chunk, TraceFile, wrong_value
 from fineserve_shapes.workload.traceoptions import TraceOptions, normalised
 
 MAX_LENGTH = 2**31 - 1  # a larger number is no length of a text
+MAX_TICKS = 2.0**63  # in nanoseconds 292 years from 1970
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -52,12 +53,13 @@ class Cleaner:
                 raise self._error(missing, row, 0, ticks, "(--missing-timestamp drop leaves such rows out)")
             tally.dropped["missing_timestamp"] += int(np.count_nonzero(missing))
             row, ticks, inputs, outputs = row[~missing], ticks[~missing], inputs[~missing], outputs[~missing]
-        infinite = np.isinf(ticks)
-        if infinite.any():
-            raise self._error(infinite, row, 0, ticks, "is no time")
+        absurd = np.abs(ticks) > MAX_TICKS
+        if absurd.any():
+            raise self._error(absurd, row, 0, ticks, "is no time")
 
         recorded = np.zeros(len(row), dtype=np.uint8)
-        clean = CleanRows(row, ticks, self._lengths(row, 1, inputs), self._lengths(row, 2, outputs), recorded)
+        prefix = None if chunk.ids is None else chunk.ids[row - first_row]
+        clean = CleanRows(row, ticks, self._lengths(row, 1, inputs), self._lengths(row, 2, outputs), recorded, prefix)
         return self._within_context(self._at_least_one(clean, tally), tally)
 
     def _lengths(self, row: IntArray, column: int, values: FloatArray) -> IntArray:
@@ -87,7 +89,8 @@ class Cleaner:
             tally.dropped["below_one"] += int(np.count_nonzero(low))
             return taken(rows, ~low)
         inputs, outputs = np.maximum(rows.input_tokens, 1), np.maximum(rows.output_tokens, 1)
-        return CleanRows(rows.row, rows.ticks, inputs, outputs, rows.clamped | low * CLAMP_BITS["below_one"])
+        clamped = rows.clamped | low * CLAMP_BITS["below_one"]
+        return replace(rows, input_tokens=inputs, output_tokens=outputs, clamped=clamped)
 
     def _within_context(self, rows: CleanRows, tally: Tally) -> CleanRows:
         context = self.options.max_model_len
@@ -110,9 +113,8 @@ class Cleaner:
             return taken(rows, ~long)
         inputs = np.minimum(rows.input_tokens, context - 1)
         outputs = np.minimum(rows.output_tokens, context - inputs)
-        return CleanRows(
-            rows.row, rows.ticks, inputs, outputs, rows.clamped | long * CLAMP_BITS["beyond_max_model_len"]
-        )
+        clamped = rows.clamped | long * CLAMP_BITS["beyond_max_model_len"]
+        return replace(rows, input_tokens=inputs, output_tokens=outputs, clamped=clamped)
 
     def _error(
         self, wrong: BoolArray, row: IntArray, column: int, values: FloatArray | IntArray, complaint: str

@@ -14,7 +14,16 @@ import pandas as pd
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.timestamps import DATE_TIME, is_date_time
-from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, open_bytes, readable, wrong_value
+from fineserve_shapes.workload.tracefile import (
+    PEEK_ROWS,
+    Chunk,
+    Wanted,
+    date_ticks,
+    listed_ids,
+    open_bytes,
+    readable,
+    wrong_value,
+)
 
 
 class CsvFile:
@@ -44,6 +53,8 @@ class CsvFile:
         kinds: dict[str, Any] = dict.fromkeys(wanted.numbers, "float64") | dict.fromkeys(wanted.texts, "category")
         if wanted.date_times:
             kinds[wanted.numbers[0]] = object
+        if wanted.ids is not None:
+            kinds[wanted.ids] = object
         positions = {self.names.index(name): kind for name, kind in kinds.items()}
         with readable(self.path), open_bytes(self.path) as stream:
             reader = pd.read_csv(stream, **self._parsing(list(kinds), dtype=positions), chunksize=rows)
@@ -64,7 +75,11 @@ class CsvFile:
                     if wanted.date_times:
                         name = wanted.numbers[0]
                         numbers[name] = date_ticks(self, name, columns[name], first_row)
-                    yield Chunk(len(frame), numbers, {name: columns[name].array for name in wanted.texts})
+                    texts = {name: columns[name].array for name in wanted.texts}
+                    ids = None
+                    if wanted.ids is not None:
+                        ids = listed_ids(self, wanted.ids, columns[wanted.ids], first_row)
+                    yield Chunk(len(frame), numbers, texts, ids)
 
     def place(self, row: int) -> str:
         # the parser counts rows; lines differ from them by blank lines and by line breaks inside quotes

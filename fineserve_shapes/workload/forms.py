@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,28 +63,46 @@ FORMS = (
 )
 
 
+ROLES = ("--timestamp-column", "--input-length-column", "--output-length-column")
+
+
 def find_columns(file: TraceFile, options: TraceOptions) -> TraceColumns:
     """The three columns in this file: those named by flags, else those of a form we know.
 
     Raises InputError where one is missing or comes twice; so for the columns of the filters.
     """
-    wanted = [options.timestamp_column, options.input_length_column, options.output_length_column]
-    flags = ("--timestamp-column", "--input-length-column", "--output-length-column")
-    found = []
-    for role, (name, flag) in enumerate(zip(wanted, flags, strict=True)):
-        known = list(dict.fromkeys(form.columns[role] for form in FORMS)) if name is None else [name]
-        present = [candidate for candidate in known if candidate in file.names]
-        if not present:
-            raise InputError(f"{file.path}: no column {' or '.join(known)} ({flag}); it has {listed(file.names)}")
-        found.append(present[0])
+    found = [_find(file, options, role) for role in range(3)]
     if len(set(found)) < len(found):
-        raise InputError(f"{file.path}: timestamp and lengths need three columns, got {listed(found)} ({flags[0]} ...)")
+        raise InputError(f"{file.path}: timestamp and lengths need three columns, got {listed(found)} ({ROLES[0]} ...)")
+    _check(file, options, found)
+    return TraceColumns(*found)
+
+
+def find_length_columns(file: TraceFile, options: TraceOptions) -> tuple[str, str]:
+    """The columns of the lengths alone."""
+    found = _find(file, options, 1), _find(file, options, 2)
+    if found[0] == found[1]:
+        raise InputError(f"{file.path}: lengths need two columns, got {listed(found)} ({ROLES[1]}, {ROLES[2]})")
+    _check(file, options, found)
+    return found
+
+
+def _find(file: TraceFile, options: TraceOptions, role: int) -> str:
+    name = (options.timestamp_column, options.input_length_column, options.output_length_column)[role]
+    known = list(dict.fromkeys(form.columns[role] for form in FORMS)) if name is None else [name]
+    present = [candidate for candidate in known if candidate in file.names]
+    if not present:
+        raise InputError(f"{file.path}: no column {' or '.join(known)} ({ROLES[role]}); it has {listed(file.names)}")
+    return present[0]
+
+
+def _check(file: TraceFile, options: TraceOptions, found: Iterable[str]) -> None:
+    """That the columns and those of the filters are there, once each."""
     for name in (*found, *options.filters):
         if name not in file.names:
             raise InputError(f"{file.path}: no column {name} to filter by (--{name}); it has {listed(file.names)}")
         if file.names.count(name) > 1:
             raise InputError(f"{file.path}: column {shortened(name)} comes {file.names.count(name)} times")
-    return TraceColumns(*found)
 
 
 def find_unit(file: TraceFile, columns: TraceColumns, asked: str) -> TimestampUnit:

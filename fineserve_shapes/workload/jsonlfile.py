@@ -15,7 +15,16 @@ import pandas as pd
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.timestamps import DATE_TIME, is_date_time
-from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, open_bytes, readable, wrong_value
+from fineserve_shapes.workload.tracefile import (
+    PEEK_ROWS,
+    Chunk,
+    Wanted,
+    date_ticks,
+    listed_ids,
+    open_bytes,
+    readable,
+    wrong_value,
+)
 
 
 class JsonlFile:
@@ -45,7 +54,10 @@ class JsonlFile:
                 else:
                     numbers[name] = self._floats(name, values, first_row)
             texts = {name: pd.Categorical([_label(fields.get(name)) for fields in batch]) for name in wanted.texts}
-            yield Chunk(len(batch), numbers, texts)
+            ids = None
+            if (column := wanted.ids) is not None:
+                ids = listed_ids(self, column, (fields.get(column) for fields in batch), first_row)
+            yield Chunk(len(batch), numbers, texts, ids)
             first_row += len(batch)
 
     def place(self, row: int) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,14 +15,27 @@ import pyarrow.parquet as pq
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.timestamps import DATE_TIME, PER_SECOND, is_date_time
-from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, readable, shortened
+from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, listed_ids, readable, shortened
 
 UNIT_KEY = b"fineserve.timestamp_unit"
+CLEAN_KEY = b"fineserve.clean"  # JSON: {"rows": ..., "span_s": ...} of rows that are in time order and clean
+
+
+@dataclass(frozen=True, slots=True)
+class CleanMark:
+    """That all rows are in time order and clean, and the first is at time 0. span_s: the time of the last one."""
+
+    rows: int
+    span_s: float
 
 
 class ParquetFile:
-    """The unit of the timestamps is the column's own (an Arrow timestamp) or in the metadata under `UNIT_KEY`."""
+    """The unit of the timestamps is the column's own (an Arrow timestamp) or in the metadata under `UNIT_KEY`.
+
+    mark: what `fineserve trace convert` says of a file that it wrote.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,6 +43,7 @@ class ParquetFile:
             raise InputError(f"{path}: the file is empty")
         with readable(path), pq.ParquetFile(path, memory_map=True) as file:
             self._schema = file.schema_arrow
+            self.mark = _mark((file.metadata.metadata or {}).get(CLEAN_KEY), file.metadata.num_rows)
         self.names = tuple(self._schema.names)
 
     def told_unit(self, timestamp: str) -> str | None:
@@ -50,7 +66,8 @@ class ParquetFile:
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
         first_row = 0
         with readable(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
-            for batch in file.iter_batches(rows, columns=[*wanted.numbers, *wanted.texts]):
+            ids_columns = [] if wanted.ids is None else [wanted.ids]
+            for batch in file.iter_batches(rows, columns=[*wanted.numbers, *wanted.texts, *ids_columns]):
                 numbers = {}
                 for name in wanted.numbers:
                     values = batch.column(name)
@@ -61,7 +78,8 @@ class ParquetFile:
                 texts = {
                     name: pd.Categorical(batch.column(name).cast(pa.string()).to_pandas()) for name in wanted.texts
                 }
-                yield Chunk(batch.num_rows, numbers, texts)
+                ids = None if wanted.ids is None else self._ids(wanted.ids, batch.column(wanted.ids), first_row)
+                yield Chunk(batch.num_rows, numbers, texts, ids)
                 first_row += batch.num_rows
 
     def place(self, row: int) -> str:
@@ -88,6 +106,26 @@ class ParquetFile:
         # beyond 2**53 whole numbers are rounded: nanoseconds since 1970 to a quarter of a microsecond
         floats = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return np.asarray(floats, dtype=np.float64)
+
+    def _ids(self, name: str, values: pa.Array, first_row: int) -> PrefixBlocks:
+        kind = values.type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+            return listed_ids(self, name, values.to_pylist(), first_row)
+        lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+        return PrefixBlocks(np.concatenate(([0], np.cumsum(lengths))), flat)
+
+
+def _mark(value: bytes | None, rows: int) -> CleanMark | None:
+    """What a converted file says of itself; None where it says nothing that could be true."""
+    if value is None:
+        return None
+    try:
+        said = orjson.loads(value)
+        mark = CleanMark(int(said["rows"]), float(said["span_s"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+    return mark if mark.rows == rows and 0 <= mark.span_s < np.inf else None
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from fineserve_shapes.workload.block import Block, split
 
 FINGERPRINT_ROWS = 4096
 MEASURED_ROWS = 2_000_000  # a pass over so many rows is worth knowing the plan's size for
+MEASURED_S = 3.0  # and so is one that takes so long
 
 Details = Mapping[str, Any]
 
@@ -32,6 +34,8 @@ class Plan:
     identity: plain values (what `json` takes) that decide the rows: options, seeds, digests of files. The fingerprint
         digests them, so leave out what does not matter, such as a path.
     sized: a pass over the source ends and is cheap, so `requests` and `span_s` may be found by one.
+    size: requests and span where they are known already.
+    endless: the source has no end. What is cut from it has one, and is counted where that is cheap.
     details: further entries for `description`, asked for each time, since they may become known only later.
     """
 
@@ -41,13 +45,18 @@ class Plan:
         *,
         identity: Mapping[str, Any],
         sized: bool = False,
+        size: tuple[int, float] | None = None,
+        endless: bool = False,
         details: Callable[[], Details] = dict,
     ) -> None:
+        self.endless = endless
         self._source = source
         self._identity = identity
         self._sized = sized
         self._details = details
-        self._size: tuple[int, float] | None = None
+        self._size = size
+        self._countable = sized
+        self._counted = False
         self._fingerprint: str | None = None
 
     def __iter__(self) -> Iterator[Block]:
@@ -64,9 +73,12 @@ class Plan:
         """Time compressed: due times divided by the factor, which keeps order and burstiness. Below 1 is slower."""
         if not (math.isfinite(factor) and factor > 0):
             raise InputError(f"the time scale must be finite and above 0, got {factor} (--time-scale)")
-        return self._derived(
+        plan = self._derived(
             lambda: (replace(block, due_s=block.due_s / factor) for block in self._source()), {"faster": float(factor)}
         )
+        if self._size is not None:
+            plan._size = self._size[0], self._size[1] / factor
+        return plan
 
     def thinned(self, keep: float, seed: int) -> Plan:
         """Each request kept with this probability, independently: a lower rate, and less burstiness.
@@ -77,7 +89,7 @@ class Plan:
             raise InputError(f"the fraction to keep must be above 0 and at most 1, got {keep} (--keep-fraction)")
 
         def source() -> Iterator[Block]:
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng([seed, 6])  # a stream of its own: others are seeded alike
             for block in self._source():
                 yield block.take(rng.random(len(block)) < keep)
 
@@ -96,7 +108,7 @@ class Plan:
                 if last < len(block):
                     return
 
-        return self._derived(source, {"between": [float(start_s), float(end_s)]})
+        return self._derived(source, {"between": [float(start_s), float(end_s)]}, cut=math.isfinite(end_s))
 
     def limited(self, requests: int) -> Plan:
         """The first requests, at most so many."""
@@ -111,7 +123,7 @@ class Plan:
                 if left <= 0:
                     return
 
-        return self._derived(source, {"limited": requests}, sized=self._sized or requests <= MEASURED_ROWS)
+        return self._derived(source, {"limited": requests}, cut=True)
 
     @property
     def fingerprint(self) -> str:
@@ -166,17 +178,21 @@ class Plan:
         }
 
     def _measured(self) -> tuple[int, float] | None:
-        if self._size is None and self._sized:
-            for _ in self:
-                pass
+        if self._size is None and self._countable and not self._counted:
+            self._counted = True
+            until_s = time.monotonic() + MEASURED_S
+            for block in self:
+                if not self._sized and (block.index[-1] >= MEASURED_ROWS or time.monotonic() > until_s):
+                    break
         return self._size
 
-    def _derived(
-        self, source: Callable[[], Iterable[Block]], step: Mapping[str, Any], sized: bool | None = None
-    ) -> Plan:
-        return Plan(
+    def _derived(self, source: Callable[[], Iterable[Block]], step: Mapping[str, Any], cut: bool = False) -> Plan:
+        plan = Plan(
             source,
             identity={"of": self._identity, **step},
-            sized=self._sized if sized is None else sized,
+            sized=self._sized,
+            endless=self.endless and not cut,
             details=self._details,
         )
+        plan._countable = self._countable or cut
+        return plan

@@ -8,6 +8,7 @@ the same seed sends the same prompts again, and to a server with a warm cache th
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -52,8 +53,12 @@ class PromptSource(Protocol):
     @property
     def inexact(self) -> str | None: ...
 
-    def prompt(self, index: int, input_tokens: int) -> Prompt:
-        """The prompt of request `index`, of so many tokens; where that cannot be, the nearest, and `tokens` says so."""
+    def prompt(self, index: int, input_tokens: int, prefix: Sequence[int] = ()) -> Prompt:
+        """The prompt of request `index`, of so many tokens; where that cannot be, the nearest, and `tokens` says so.
+
+        prefix: tokens per block, and the ids of the blocks that the prompt begins with (`PrefixBlocks.rows`): equal
+        ids are equal text, for any index. What is left of the prompt after them is its own.
+        """
         ...
 
 
@@ -61,12 +66,17 @@ class Identity:
     """Request indexes -> numbers that stand for them, for one seed."""
 
     def __init__(self, seed: int) -> None:
-        self._salts: list[int] = np.random.SeedSequence([seed, 0]).generate_state(2).tolist()
+        self._salts: list[int] = np.random.SeedSequence([seed, 0]).generate_state(4).tolist()
 
     def of(self, index: int) -> tuple[int, int]:
         """Two 32-bit numbers, each a bijection of the index (modulo 2**32): one to spell, one to pick a place by."""
         unique = _mixed((index ^ self._salts[0]) & MASK)
         return unique, _mixed(unique ^ self._salts[1])
+
+    def of_block(self, number: int) -> tuple[int, int]:
+        """The same for a block of tokens that prompts share; numbers beyond 32 bits may collide, in 1 of 2**32 pairs."""
+        unique = _mixed((number ^ _mixed((number >> 32) & MASK) ^ self._salts[2]) & MASK)
+        return unique, _mixed(unique ^ self._salts[3])
 
 
 def _mixed(value: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from fineserve_shapes.workload.timestamps import TimestampUnit
 
@@ -81,6 +82,14 @@ class Tally:
     clean_span_s: float = 0.0
     span_s: float = 0.0
     labels: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def count_slice(self, clamped: npt.NDArray[np.uint8], rows: int) -> None:
+        """Take the rows of a slice, with what was done to their lengths, out of so many."""
+        if clamped.any():
+            for reason, bit in CLAMP_BITS.items():
+                self.clamped[reason] += int(np.count_nonzero(clamped & bit))
+        self.kept += len(clamped)
+        self.outside_slice += rows - len(clamped)
 
     def survey(self, name: str, unit: TimestampUnit, complete: bool) -> TraceSurvey:
         """The counts so far, as a value."""

@@ -39,13 +39,22 @@ class Words:
         self._identity = Identity(seed)
         self.digest = digest(seed, self.form, self._ring.content, suffix)
 
-    def prompt(self, index: int, input_tokens: int) -> Prompt:
+    def prompt(self, index: int, input_tokens: int, prefix: Sequence[int] = ()) -> Prompt:
         """Exactly so many words, but at least one beside the suffix."""
-        unique, place = self._identity.of(index)
         tokens = max(input_tokens, 1 + self._suffix_words)
-        head = _head(unique, WORDS)[: tokens - self._suffix_words]
-        body, _ = self._ring.run(place, tokens - self._suffix_words - len(head))
-        return Prompt(_fragment(self.form, " ".join(head) + body + self._suffix), tokens)
+        left = tokens - self._suffix_words
+        parts = []
+        for number in prefix[1:]:
+            cost = min(prefix[0], left)
+            parts.append(self._run(self._identity.of_block(number), cost))
+            left -= cost
+        parts.append(self._run(self._identity.of(index), left))
+        return Prompt(_fragment(self.form, " ".join(filter(None, parts)) + self._suffix), tokens)
+
+    def _run(self, identity: tuple[int, int], words: int) -> str:
+        """So many words that are this identity's own: a longer run begins like a shorter one."""
+        head = _head(identity[0], WORDS)[:words]
+        return " ".join(head) + self._ring.run(identity[1], words - len(head))[0]
 
 
 class TokenizedText:
@@ -56,6 +65,9 @@ class TokenizedText:
     is one slice; the whole is then encoded as the server does it, special tokens and chat template included, and made
     longer or shorter by the difference until it fits: mostly at once. Neighbours that merge can make the difference
     jump back and forth, so later attempts end in ever more fillers, words that are one token each wherever they stand.
+
+    Blocks that prompts share come first, each about as long as asked (an estimate, so that it is the same text in every
+    prompt); the rest makes the length exact. A block that the prompt's length would cut is not shared.
 
     Encoding is what it costs: 1 to 3 us a token. It releases the interpreter's lock, so a thread can do it.
 
@@ -101,14 +113,16 @@ class TokenizedText:
         self._identity = Identity(seed)
         self.digest = digest(seed, self.form, str(templated), self._ring.content, suffix, tokenizer.digest)
 
-    def prompt(self, index: int, input_tokens: int) -> Prompt:
+    def prompt(self, index: int, input_tokens: int, prefix: Sequence[int] = ()) -> Prompt:
         """The text of that many tokens; where there is none, the shortest or the nearest."""
         unique, place = self._identity.of(index)
         head = _head(unique, self._words)
         budget = max(input_tokens - self._overhead, 1)
+        shared, spent = self._shared(prefix, budget)
+        budget = max(budget - spent, 1)
         best, best_tokens = "", -1
         for end in (*self._ENDS, input_tokens):
-            text = self._compose(head, place, budget, end)
+            text = shared + self._compose(head, place, budget, end)
             tokens = self._count(text)
             if best_tokens < 0 or abs(tokens - input_tokens) < abs(best_tokens - input_tokens):
                 best, best_tokens = text, tokens
@@ -117,10 +131,25 @@ class TokenizedText:
             budget = max(budget + input_tokens - tokens, 1)
         return Prompt(_fragment(self.form, self._wrapped(best)), best_tokens)
 
+    def _shared(self, prefix: Sequence[int], budget: int) -> tuple[str, int]:
+        """The text of the blocks that leave room for a token after them, and what they cost."""
+        parts: list[str] = []
+        for number in prefix[1:]:
+            if (len(parts) + 1) * prefix[0] >= budget:
+                break
+            unique, place = self._identity.of_block(number)
+            parts.append(self._compose(_head(unique, self._words), place, prefix[0], 0, suffix="") + " ")
+        while parts:
+            spent = self._count("".join(parts)) - self._overhead
+            if spent < budget:
+                return "".join(parts), spent
+            parts.pop()  # the estimate was too low
+        return "", 0
+
     def _count_text(self, text: str) -> int:
         return self._tokenizer.count(self._wrapped(text))
 
-    def _compose(self, head: Sequence[str], place: int, budget: int, end: int) -> str:
+    def _compose(self, head: Sequence[str], place: int, budget: int, end: int, suffix: str | None = None) -> str:
         """Text of about `budget` tokens beside the overhead, of which about `end` are fillers."""
         parts: list[str] = []
         left = budget - end
@@ -136,7 +165,7 @@ class TokenizedText:
             left -= spent
         fillers = itertools.islice(itertools.cycle(self._fillers), max(min(left + end, budget), 0))
         parts.extend(" " + word for word in fillers)
-        return "".join(parts).lstrip() + self._suffix
+        return "".join(parts).lstrip() + (self._suffix if suffix is None else suffix)
 
 
 def _pieces(texts: Sequence[str], pattern: str) -> tuple[list[str], IntArray]:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from fineserve_shapes.workload.block import FloatArray
-from fineserve_shapes.workload.columns import Columns, joined, taken
+from fineserve_shapes.workload.columns import RowsLike, joined, taken
+
+
+class TimedRows(RowsLike, Protocol):
+    """Rows with a time, such as `Columns`."""
+
+    @property
+    def time_s(self) -> FloatArray: ...
+
+
+Timed = TypeVar("Timed", bound=TimedRows)
 
 
 def spread(
-    chunks: Iterable[Columns], interval_s: float, rng: np.random.Generator, end_s: float | None = None
-) -> Iterator[Columns]:
+    chunks: Iterable[Timed], interval_s: float, rng: np.random.Generator, end_s: float | None = None
+) -> Iterator[Timed]:
     """Times drawn uniformly within their interval, and sorted in it: what a coarse clock took away.
 
     Row by row, t becomes k w + U (min((k + 1) w, end) - k w), where w is the interval, k = floor(t / w) and U is
     uniform on [0, 1). Counts per interval stay as they are. A row's draw depends on its place in the trace alone.
     """
-    held: list[Columns] = []  # rows of the last interval, of which the next chunk may have more
+    held: list[Timed] = []  # rows of the last interval, of which the next chunk may have more
     for chunk in chunks:
         if not len(chunk):
             continue
@@ -34,7 +46,7 @@ def spread(
         yield _spread(joined(held), interval_s, rng, end_s)
 
 
-def _spread(rows: Columns, interval_s: float, rng: np.random.Generator, end_s: float | None) -> Columns:
+def _spread(rows: Timed, interval_s: float, rng: np.random.Generator, end_s: float | None) -> Timed:
     start_s = np.floor(rows.time_s / interval_s) * interval_s
     width_s = interval_s if end_s is None else np.clip(end_s - start_s, 0.0, interval_s)
     time_s = start_s + rng.random(len(rows)) * width_s
@@ -42,7 +54,7 @@ def _spread(rows: Columns, interval_s: float, rng: np.random.Generator, end_s: f
     return _at(taken(rows, order), time_s[order])
 
 
-def cap_gaps(chunks: Iterable[Columns], max_gap_s: float) -> Iterator[Columns]:
+def cap_gaps(chunks: Iterable[Timed], max_gap_s: float) -> Iterator[Timed]:
     """No gap above max_gap_s: what a longer one has too much is cut out of the time line, the one before the first row
     included."""
     last_s = cut_s = 0.0
@@ -56,6 +68,6 @@ def cap_gaps(chunks: Iterable[Columns], max_gap_s: float) -> Iterator[Columns]:
         yield _at(chunk, chunk.time_s - cuts_s)
 
 
-def _at(rows: Columns, time_s: FloatArray) -> Columns:
+def _at(rows: Timed, time_s: FloatArray) -> Timed:
     """The same requests at other times."""
-    return Columns(time_s, rows.input_tokens, rows.output_tokens)
+    return replace(rows, time_s=time_s)

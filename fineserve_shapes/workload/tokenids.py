@@ -66,14 +66,24 @@ class TokenIds:
         self._identity = Identity(seed)
         self.digest = digest(seed, self.form, self._ring.content, b"".join(self._names), self._suffix)
 
-    def prompt(self, index: int, input_tokens: int) -> Prompt:
+    def prompt(self, index: int, input_tokens: int, prefix: Sequence[int] = ()) -> Prompt:
         """Exactly so many ids, but at least one beside the suffix."""
-        unique, place = self._identity.of(index)
         tokens = max(input_tokens, 1 + self._suffix_ids)
-        head = []
-        for _ in range(min(self._head_ids, tokens - self._suffix_ids)):
-            unique, digit = divmod(unique, len(self._names))
-            head.append(self._names[digit])
-        body, _ = self._ring.run(place, tokens - self._suffix_ids - len(head))
-        fragment = b"".join((b"[", *head, body, self._suffix))
+        left = tokens - self._suffix_ids
+        parts = [b"["]
+        for number in prefix[1:]:
+            cost = min(prefix[0], left)
+            parts += self._run(self._identity.of_block(number), cost)
+            left -= cost
+        parts += self._run(self._identity.of(index), left)
+        fragment = b"".join((*parts, self._suffix))
         return Prompt(fragment[:-1] + b"]", tokens)
+
+    def _run(self, identity: tuple[int, int], tokens: int) -> list[bytes]:
+        """So many ids that are this identity's own: a longer run begins like a shorter one."""
+        unique, place = identity
+        parts = []
+        for _ in range(min(self._head_ids, tokens)):
+            unique, digit = divmod(unique, len(self._names))
+            parts.append(self._names[digit])
+        return [*parts, self._ring.run(place, tokens - len(parts))[0]]

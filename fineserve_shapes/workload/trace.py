@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from fineserve_shapes.workload.csvfile import CsvFile
 from fineserve_shapes.workload.forms import TraceColumns, find_columns, find_unit
 from fineserve_shapes.workload.jsonlfile import JsonlFile
 from fineserve_shapes.workload.parquetfile import ParquetFile
-from fineserve_shapes.workload.survey import CLAMP_BITS, Tally, TraceSurvey, human_span
+from fineserve_shapes.workload.survey import Tally, TraceSurvey, human_span
 from fineserve_shapes.workload.timeline import cap_gaps, spread
 from fineserve_shapes.workload.timestamps import DATE_TIME, TimestampUnit
 from fineserve_shapes.workload.tracefile import TraceFile, Wanted, listed, shortened
@@ -28,6 +28,8 @@ __all__ = ["Columns", "Trace", "TraceOptions", "TraceSurvey", "open_file", "open
 CHUNK_ROWS = 262_144
 # Up to so many kept rows are held (24 bytes each) and sorted where need be. Reading them takes a quarter of a second.
 MEMORY_ROWS = 2_000_000
+
+PREFIX_COLUMN = "hash_ids"  # Mooncake's name for the ids of shared blocks
 
 DIGEST_WHOLE_BYTES = 64 << 20
 DIGEST_EDGE_BYTES = 1 << 20
@@ -61,25 +63,33 @@ class Trace:
         self._file = file
         self._unit = unit
         self._cleaner = Cleaner(file, columns, options)
-        self._wanted = Wanted(columns, tuple(options.filters), unit.name == DATE_TIME)
+        ids = PREFIX_COLUMN if PREFIX_COLUMN in file.names else None
+        self._wanted = Wanted(columns, tuple(options.filters), unit.name == DATE_TIME, ids)
         self._chunk_rows = chunk_rows
         self._memory_rows = memory_rows
         self._held: Columns | None = None
         self._survey: TraceSurvey | None = None
-        self.opening = self._read_head()
+        self._mark = file.mark if isinstance(file, ParquetFile) else None
+        self.opening = self._read_mark() or self._read_head()
 
     @property
     def survey(self) -> TraceSurvey | None:
         """The survey of the whole file; None until a long one has been read to its end."""
         return self._survey
 
-    def read_survey(self) -> TraceSurvey:
-        """The survey of the whole file, for which a long one is read once, by itself and to its end."""
+    def read_survey(self, meanwhile: Callable[[], None] = lambda: None) -> TraceSurvey:
+        """The survey of the whole file, for which a long one is read once, by itself and to its end; `meanwhile` is
+        called now and then."""
         if self._survey is None:
             for _ in self._streamed(past_slice=True):
-                pass
+                meanwhile()
         assert self._survey is not None
         return self._survey
+
+    def adopt(self, survey: TraceSurvey) -> None:
+        """Take over the survey of this trace that somebody else has read."""
+        if self._survey is None:
+            self._survey = survey
 
     def blocks(self) -> Iterator[Columns]:
         """The kept rows in ascending time, chunk by chunk; each call starts anew.
@@ -95,6 +105,30 @@ class Trace:
             chunks = cap_gaps(chunks, options.max_gap_s)
         return chunks
 
+    @property
+    def size(self) -> tuple[int, float] | None:
+        """Rows and the time of the last one, where the file itself says so."""
+        if self._mark is None or not self._survey or self._held is not None or self._options_change_times:
+            return None
+        return self._survey.kept, self._survey.span_s
+
+    @property
+    def _options_change_times(self) -> bool:
+        return self.options.spread_within_s is not None or self.options.max_gap_s is not None
+
+    def _read_mark(self) -> TraceSurvey | None:
+        """The survey of a long file that is marked as sorted and clean, if the options leave all of its rows as they
+        are: nothing of it needs to be read."""
+        options, mark = self.options, self._mark
+        if mark is None or mark.rows <= self._chunk_rows:
+            return None
+        self._memory_rows = 0  # what it holds is known, so a first chunk tells enough
+        if options.filters or options.max_model_len is not None or options.start_at_s or options.duration_s is not None:
+            return None
+        tally = Tally(rows=mark.rows, kept=mark.rows, clean=mark.rows, clean_span_s=mark.span_s, span_s=mark.span_s)
+        self._survey = tally.survey(self.name, self._unit, complete=True)
+        return self._survey
+
     def _read_head(self) -> TraceSurvey:
         tally = Tally()
         head: list[CleanRows] = []
@@ -104,11 +138,11 @@ class Trace:
                 break
         else:
             if not head:
-                raise self._nothing(tally)
+                raise nothing_left(self._file.path, self.options, tally)
             rows = _sorted(joined(head))
             self._held = self._slice(rows, rows.ticks[0], tally)
             if not tally.kept:
-                raise self._nothing(tally)
+                raise nothing_left(self._file.path, self.options, tally)
             self._survey = tally.survey(self.name, self._unit, complete=True)
             return self._survey
         # a long file: it is read anew for every pass, so that memory does not grow with it
@@ -128,14 +162,14 @@ class Trace:
         tally = Tally()
         end_s = np.inf if self.options.duration_s is None else self.options.start_at_s + self.options.duration_s
         for columns in self._sliced(self._cleaned(tally), tally):
-            if len(columns):
+            if len(columns) or past_slice:
                 yield columns
             if not past_slice and tally.clean_span_s >= end_s:
                 break
         else:
             self._survey = tally.survey(self.name, self._unit, complete=True)
         if not tally.kept:
-            raise self._nothing(tally)
+            raise nothing_left(self._file.path, self.options, tally)
 
     def _sliced(self, parts: Iterable[CleanRows], tally: Tally) -> Iterator[Columns]:
         first_tick, last_tick = None, -np.inf
@@ -156,13 +190,8 @@ class Trace:
         time_s -= self.options.start_at_s
         end_s = np.inf if self.options.duration_s is None else self.options.duration_s
         inside = slice(*np.searchsorted(time_s, [0.0, end_s]))
-        clamped = rows.clamped[inside]
-        if clamped.any():
-            for reason, bit in CLAMP_BITS.items():
-                tally.clamped[reason] += int(np.count_nonzero(clamped & bit))
-        columns = taken(Columns(time_s, rows.input_tokens, rows.output_tokens), inside)
-        tally.kept += len(columns)
-        tally.outside_slice += len(rows) - len(columns)
+        tally.count_slice(rows.clamped[inside], len(rows))
+        columns = taken(Columns(time_s, rows.input_tokens, rows.output_tokens, rows.prefix), inside)
         if len(columns):
             tally.span_s = float(columns.time_s[-1])
         return columns
@@ -174,27 +203,27 @@ class Trace:
             f" `fineserve trace convert {self._file.path} --out FILE`"
         )
 
-    def _nothing(self, tally: Tally) -> InputError:
-        """The error for a trace of which no row is left."""
-        options = self.options
-        if tally.clean:
-            end = "the end" if options.duration_s is None else f"{options.start_at_s + options.duration_s:g} s"
-            why = (
-                f"the slice from {options.start_at_s:g} s to {end} holds none of its {tally.clean:,} usable rows, which"
-                f" span {human_span(tally.clean_span_s)} (--start-at, --duration)"
-            )
-        elif not tally.rows:
-            why = "it has no rows below its header"
-        elif tally.filtered == tally.rows:
-            asked = " and ".join(f"{name} {shortened(value)}" for name, value in options.filters.items())
-            held = "; ".join(f"{name} {listed(sorted(labels))}" for name, labels in tally.labels.items())
-            why = f"no row has {asked}: the file has {held} (--architecture, --scale)"
-        else:
-            dropped = ", ".join(f"{rows:,} {reason}" for reason, rows in tally.dropped.items() if rows)
-            why = f"none of its {tally.rows:,} rows can be used: {dropped}" + (
-                f", {tally.filtered:,} filtered out" if tally.filtered else ""
-            )
-        return InputError(f"{self._file.path}: {why}")
+
+def nothing_left(path: Path, options: TraceOptions, tally: Tally) -> InputError:
+    """The error for a trace of which no row is left."""
+    if tally.clean:
+        end = "the end" if options.duration_s is None else f"{options.start_at_s + options.duration_s:g} s"
+        why = (
+            f"the slice from {options.start_at_s:g} s to {end} holds none of its {tally.clean:,} usable rows, which"
+            f" span {human_span(tally.clean_span_s)} (--start-at, --duration)"
+        )
+    elif not tally.rows:
+        why = "it has no rows below its header"
+    elif tally.filtered == tally.rows:
+        asked = " and ".join(f"{name} {shortened(value)}" for name, value in options.filters.items())
+        held = "; ".join(f"{name} {listed(sorted(labels))}" for name, labels in tally.labels.items())
+        why = f"no row has {asked}: the file has {held} (--architecture, --scale)"
+    else:
+        dropped = ", ".join(f"{rows:,} {reason}" for reason, rows in tally.dropped.items() if rows)
+        why = f"none of its {tally.rows:,} rows can be used: {dropped}" + (
+            f", {tally.filtered:,} filtered out" if tally.filtered else ""
+        )
+    return InputError(f"{path}: {why}")
 
 
 def open_trace(

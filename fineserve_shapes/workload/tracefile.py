@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.timestamps import date_times
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -27,11 +29,15 @@ DAMAGE = (ValueError, OSError, OverflowError, pa.ArrowException)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The columns to read: numbers[0] is the timestamp, and date_times says whether it is written as date-times."""
+    """The columns to read: numbers[0] is the timestamp, and date_times says whether it is written as date-times.
+
+    ids: a column of lists of whole numbers (`PrefixBlocks`), or None.
+    """
 
     numbers: tuple[str, ...]
     texts: tuple[str, ...]
     date_times: bool
+    ids: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,11 +46,13 @@ class Chunk:
 
     numbers: column -> float64, NaN where missing; date-times are microseconds since 1970.
     texts: column -> categories and their codes (-1 where missing).
+    ids: of the column of ids, where one was asked for.
     """
 
     rows: int
     numbers: dict[str, FloatArray]
     texts: dict[str, pd.Categorical]
+    ids: PrefixBlocks | None = None
 
 
 class TraceFile(Protocol):
@@ -100,6 +108,23 @@ def date_ticks(file: TraceFile, column: str, texts: pd.Series[str], first_row: i
     if len(wrong):
         raise wrong_value(file, first_row + int(wrong[0]), column, texts.iloc[wrong[0]], "is no date-time")
     return ticks
+
+
+def listed_ids(file: TraceFile, column: str, values: Iterable[object], first_row: int) -> PrefixBlocks:
+    """Lists of ids of a chunk; a missing one is empty. Raises InputError naming the first that is no such list."""
+    rows: list[list[int]] = []
+    for row, value in enumerate(values):
+        found = value
+        if isinstance(value, str):  # a format without lists has them as JSON
+            try:
+                found = orjson.loads(value) if value.strip() else []
+            except orjson.JSONDecodeError:
+                found = value
+        found = [] if found is None or found != found else found
+        if not isinstance(found, list) or any(type(item) is not int or abs(item) >= 2**63 for item in found):
+            raise wrong_value(file, first_row + row, column, value, "is no list of whole numbers")
+        rows.append(found)
+    return PrefixBlocks.of(rows)
 
 
 def wrong_value(file: TraceFile, row: int, column: str, value: object, complaint: str) -> InputError:

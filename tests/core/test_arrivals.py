@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
+from fineserve_shapes.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.arrivals import (
     Arrivals,
@@ -35,7 +36,6 @@ from fineserve_shapes.workload.arrivals import (
     renewal,
 )
 from fineserve_shapes.workload.block import BLOCK_ROWS, FloatArray
-from fineserve_shapes.workload.dispersion import BurstinessMeter, binned, dispersion, within_windows
 
 MAX_Z = 4.5
 MIN_P = 1e-4

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from fineserve_shapes.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.arrivals import Arrivals, Constant, Gamma, Modulated, Piecewise, Poisson, Segment, ramp
 from fineserve_shapes.workload.block import FloatArray, IntArray
@@ -32,7 +33,6 @@ from fineserve_shapes.workload.bursts import (
     with_bursts,
     write_nb,
 )
-from fineserve_shapes.workload.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.workload.windows import read_windows
 
 MAX_Z = 4.5

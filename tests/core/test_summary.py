@@ -6,43 +6,27 @@ import json
 
 import numpy as np
 import pytest
+from measured import measurements, record
 
+from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
 from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
 from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS, Measurements, Outbox
 from fineserve_shapes.measure.report import summary_text
-from fineserve_shapes.measure.summary import Totals, summarise
-
-near = pytest.approx
+from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.summary import summarise
+from fineserve_shapes.measure.tally import Tally
 
 PLAN = {"requests": 300, "span_s": 30.0, "rate_rps": 10.0, "fingerprint": "f" * 16}
 RUN = {"run": "r", "mode": "replay", "host": "http://h", "model": "m"}
+FIDELITY = judge(Tally().delivery, Tally().total, Accounts(), {}, Limits())
 
 
-def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, ...]:
-    """A request due at 0.1 s x index, 1 ms late, first token after 0.2 s, then 10 tokens at 20 ms, 11 in all."""
-    due_s = 0.1 * index
-    fields = {
-        "index": index, "stream": 0, "outcome": OUTCOMES.index(outcome), "short": False, "retried": False,
-        "reused": True, "from_usage": True, "first_chunk_known": False, "due_s": due_s, "sent_s": due_s + 0.001,
-        "first_token_s": due_s + 0.201, "first_visible_s": due_s + 0.201, "last_token_s": due_s + 0.401,
-        "end_s": due_s + 0.402, "asked_input": 100, "asked_output": 11, "input_tokens": 100, "output_tokens": 11,
-        "chunks": 11, "first_chunk_tokens": 1, "status": 200, "server_ttft_s": np.nan, "server_itl_s": np.nan,
-        "held_s": 0.0,
-    }  # fmt: skip
-    return tuple((fields | changes).values())
-
-
-def totals_of(*batches: list[tuple[object, ...]], error: tuple[str, str] | None = None) -> Totals:
-    totals = Totals()
+def tally_of(*batches: list[tuple[object, ...]], error: tuple[str, str] | None = None, **options: object) -> Tally:
+    tally = Tally(**options)  # type: ignore[arg-type]
     for batch in batches:
-        outbox = Outbox()
-        for row in batch:
-            outbox.add(row, np.full(10, 0.02), error)
-        taken = outbox.take()
-        assert taken is not None
-        totals.add(Measurements.unpack(taken[2]))
-    return totals
+        tally.add(measurements(batch, error, warmup_s=tally.warmup_s))
+    return tally
 
 
 def ledger_of(**ended: int) -> Ledger:
@@ -53,9 +37,15 @@ def ledger_of(**ended: int) -> Ledger:
     return ledger
 
 
+def summary_of(tally: Tally, **ended: int) -> dict[str, object]:
+    return summarise(tally, ledger_of(**ended), PLAN, RUN, FIDELITY)
+
+
 def test_the_summary_has_the_generators_names_and_their_values():
-    totals = totals_of([record(i) for i in range(100)], [record(i) for i in range(100, 300)])
-    summary = summarise(totals, ledger_of(ok=300), PLAN, RUN, {})
+    tally = tally_of([record(i) for i in range(100)], [record(i) for i in range(100, 300)])
+    fidelity = judge(tally.delivery, tally.total, Accounts(), {}, Limits())
+    summary = summarise(tally, ledger_of(ok=300), PLAN, RUN, fidelity)
+    near = pytest.approx
     assert summary["completed"] == 300
     assert summary["duration"] == near(29.9 + 0.402)
     assert summary["total_input_tokens"] == 30_000
@@ -73,50 +63,108 @@ def test_the_summary_has_the_generators_names_and_their_values():
 
 
 def test_latencies_are_those_of_whole_answers():
-    late = {"first_token_s": 50.0, "end_s": 60.0}
-    totals = totals_of([record(0), record(1, "timeout", **late)], error=("timeout", "no progress for 5 s"))
-    summary = summarise(totals, ledger_of(ok=1, timeout=1), PLAN, RUN, {})
+    late = {"first_token_s": 50.0, "last_token_s": 55.0, "end_s": 60.0}
+    tally = tally_of([record(0), record(1, "timeout", **late)], error=("timeout", "no progress for 5 s"))
+    summary = summary_of(tally, ok=1, timeout=1)
     assert summary["mean_ttft_ms"] == pytest.approx(200)
+    assert summary["mean_itl_ms"] == pytest.approx(20)
     assert (summary["completed"], summary["failed"]) == (1, 1)
     assert summary["errors"] == [{"outcome": "timeout", "error": "no progress for 5 s", "requests": 2}]
 
 
 def test_what_was_not_measured_is_none():
-    summary = summarise(Totals(), ledger_of(unsent=5), PLAN, RUN, {})
+    summary = summary_of(Tally(), unsent=5)
     assert summary["mean_ttft_ms"] is None
     assert summary["fidelity"]["lag_p99_ms"] is None
     assert summary["request_throughput"] == 0.0
+    assert summary["goodput"] is None
     json.dumps(summary, allow_nan=False)
 
 
 def test_a_request_of_one_token_has_no_tpot():
-    one = record(0, output_tokens=1, asked_output=1, last_token_s=0.201)
-    assert totals_of([one]).latencies["tpot"].count == 0
+    one = record(0, output_tokens=1, asked_output=1, last_token_s=0.201, chunks=1)
+    assert tally_of([one]).total.latencies["tpot"].count == 0
 
 
 def test_marks_and_differences_are_counted():
-    totals = totals_of([record(0, short=True, output_tokens=3), record(1, retried=True), record(2, input_tokens=99)])
-    summary = summarise(totals, ledger_of(ok=3), PLAN, RUN, {})
+    summary = summary_of(
+        tally_of([record(0, short=True, output_tokens=3), record(1, retried=True), record(2, input_tokens=99)]), ok=3
+    )
     assert (summary["short"], summary["retried"]) == (1, 1)
     assert summary["tokens"]["input_differs_from_plan"] == 1
+
+
+def test_the_total_is_the_sum_of_its_streams():
+    rows = [record(i, stream=i % 3, first_token_s=0.1 * i + 0.1 * (1 + i % 7)) for i in range(300)]
+    alike = [record(i, first_token_s=row[10]) for i, row in enumerate(rows)]
+    parted, joined = tally_of(rows).total, tally_of(alike).total
+    assert parted.outcomes == joined.outcomes
+    for q in (0.1, 0.5, 0.99):
+        assert parted.latencies["ttft"].quantile(q) == joined.latencies["ttft"].quantile(q)
+    table = tally_of(rows).table()
+    assert [entry["outcomes"]["ok"] for entry in table["streams"].values()] == [100, 100, 100]
+
+
+def test_goodput_counts_what_met_every_bound_and_misses_all_else():
+    """Of 100 planned: 60 good, 20 too slow to begin, 10 too slow a token, 5 failed, 5 never sent."""
+    rows = [record(i) for i in range(60)]
+    rows += [record(i, first_token_s=0.1 * i + 0.301) for i in range(60, 80)]
+    rows += [record(i, last_token_s=0.1 * i + 0.801) for i in range(80, 90)]
+    tally = tally_of(rows, [record(i, "http_error") for i in range(90, 95)], slo=Slo.parse("ttft=250ms,tpot=30ms"))
+    summary = summary_of(tally, ok=90, http_error=5, unsent=5)
+    assert summary["goodput"] == {
+        "slo": {"ttft_ms": 250.0, "tpot_ms": 30.0}, "good": 60, "of": 100, "share": 0.6,
+        "rps": pytest.approx(60 / summary["duration"]),
+    }  # fmt: skip
+    assert "60 of 100 (60.0%) met ttft 250 ms, tpot 30 ms" in summary_text(summary)
+    assert sum(tally.series.as_dict()["total"]["good"]) == 60
+
+
+def test_the_warm_up_is_in_the_ledger_and_in_no_figure():
+    slow = [record(i, first_token_s=0.1 * i + 5, last_token_s=0.1 * i + 6, end_s=0.1 * i + 6.1) for i in range(50)]
+    tally = Tally(warmup_s=5.0)
+    tally.plan(np.zeros(100, dtype=np.int64), 0.1 * np.arange(100))
+    tally.add(measurements(slow + [record(i) for i in range(50, 100)], warmup_s=5.0))
+    summary = summary_of(tally, ok=100)
+    assert tally.planned_in_warmup == 50
+    assert (summary["completed"], summary["ledger"]["ok"]) == (50, 100)
+    assert summary["mean_ttft_ms"] == pytest.approx(200)
+    assert summary["mean_itl_ms"] == pytest.approx(20)
+    assert summary["duration"] == pytest.approx(9.9 + 0.402 - 5.0)
+    assert sum(tally.series.as_dict()["total"]["ok"]) == 100
 
 
 def test_a_thousand_messages_take_bounded_memory():
     outbox = Outbox()
     for index in range(1000):
-        outbox.add(record(index, "http_error"), np.empty(0), ("http_error", f"HTTP 500: {index}"))
+        outbox.add(record(index, "http_error", chunks=0), np.empty(0), ("http_error", f"HTTP 500: {index}"))
     taken = outbox.take()
     assert taken is not None
-    totals = Totals()
-    totals.add(Measurements.unpack(taken[2]))
-    assert len(totals.errors) <= MAX_ERROR_KINDS + 1
-    assert sum(totals.errors.values()) == 1000
-    assert totals.errors[("http_error", OTHER_ERRORS)] == 1000 - MAX_ERROR_KINDS
+    tally = Tally()
+    tally.add(Measurements.unpack(taken[2]))
+    errors = tally.total.errors
+    assert len(errors) <= MAX_ERROR_KINDS + 1
+    assert sum(errors.values()) == 1000
+    assert errors[("http_error", OTHER_ERRORS)] == 1000 - MAX_ERROR_KINDS
+
+
+@pytest.mark.parametrize(
+    "change", [{"outcome": 99}, {"stream": -1}, {"end_s": np.nan}, {"sent_s": np.inf}, {"chunks": -1}]
+)
+def test_a_message_that_holds_no_measurements_is_refused(change: dict[str, object]):
+    outbox = Outbox()
+    outbox.add(record(0, chunks=0), np.empty(0), None)
+    taken = outbox.take()
+    assert taken is not None
+    rows = np.frombuffer(taken[2]["records"], dtype=taken[0].dtype).copy()
+    for name, value in change.items():
+        rows[name] = value
+    with pytest.raises(ValueError, match="these are no measurements"):
+        Measurements.unpack(taken[2] | {"records": rows.tobytes()})
 
 
 def test_the_text_shows_the_sum_of_the_ledger():
-    totals = totals_of([record(0), record(1)])
-    text = summary_text(summarise(totals, ledger_of(ok=2, unsent=3), PLAN, RUN, {}))
+    text = summary_text(summary_of(tally_of([record(0), record(1)]), ok=2, unsent=3))
     assert "ledger: 5 planned = 2 ok + 3 unsent" in text
     assert "TTFT                  200       200" in text
 
@@ -133,14 +181,16 @@ def test_a_ledger_adds_up_and_refuses_what_does_not():
 
 
 def test_time_held_back_is_no_lag_but_counts_from_due():
-    held = [record(0, sent_s=0.501, first_token_s=0.701, held_s=0.5, last_token_s=0.9), record(1)]
-    summary = summarise(totals_of(held), ledger_of(ok=2), PLAN, RUN, {})
-    assert summary["fidelity"]["lag_max_ms"] == near(1.0)
-    assert (summary["fidelity"]["held"], summary["fidelity"]["held_max_ms"]) == (1, near(500.0))
-    assert summary["p99_ttft_from_due_ms"] == near(701.0, rel=RELATIVE_ERROR)
+    held = [record(0, sent_s=0.501, first_token_s=0.701, held_s=0.5, last_token_s=0.9, end_s=0.901), record(1)]
+    tally = tally_of(held)
+    fidelity = judge(tally.delivery, tally.total, Accounts(), {}, Limits())
+    summary = summarise(tally, ledger_of(ok=2), PLAN, RUN, fidelity)
+    assert summary["fidelity"]["lag_max_ms"] == pytest.approx(1.0)
+    assert (summary["fidelity"]["held"], summary["fidelity"]["held_max_ms"]) == (1, pytest.approx(500.0))
+    assert summary["p99_ttft_from_due_ms"] == pytest.approx(701.0, rel=RELATIVE_ERROR)
     assert "held back by --max-concurrency: 1 requests" in summary_text(summary)
 
 
 def test_the_requests_that_were_retried_are_listed():
-    totals = totals_of([record(5, retried=True), record(6), record(2, retried=True)])
-    assert summarise(totals, ledger_of(ok=3), PLAN, RUN, {})["retried_requests"] == [2, 5]
+    tally = tally_of([record(5, retried=True), record(6), record(2, retried=True)])
+    assert summary_of(tally, ok=3)["retried_requests"] == [2, 5]

@@ -145,6 +145,11 @@ def test_a_stop_accounts_for_every_row(seed: int, rows: int, stop_s: float, trou
     world.until(stop_s + 4)
     world.book.give_up()
     ledger = world.book.ledger
+    lost = [index for block in world.book.unsent() for index in block.index.tolist()]
+    unknown = [row.request for _, row in world.book.unknown]
+    assert (len(lost), len(unknown)) == (ledger["unsent"], ledger["unknown"])
+    assert len({*lost, *unknown}) == len(lost) + len(unknown)
+    assert not world.sent.keys() & set(lost)
     assert (ledger.planned, ledger.open) == (rows, 0)
     assert sum(ledger[outcome] for outcome in ("ok", "unsent", "unknown")) == rows
     assert world.book.closed
@@ -221,6 +226,34 @@ def test_rows_that_are_given_back_are_leased_again():
     book.report("a", holders["a"].report(0.1), 0.1)
     rows = [row for _, lease in book.step(0.2) for row in lease.rows]
     assert [row.request for row in rows] == [0]
+
+
+def test_rows_are_fresh_once():
+    book, holders = two_workers([0.5, 0.6])
+    assert [block.index.tolist() for block in book.take_fresh()] == [[0, 1]]
+    holders["a"].void()
+    book.report("a", holders["a"].report(0.1), 0.1)
+    book.step(0.2)
+    assert book.take_fresh() == []
+
+
+def test_a_stop_leaves_the_rest_of_a_plan_of_known_size_unsent():
+    for planned, rest in ((3, [2]), (None, [])):
+        book = LeaseBook(iter([plan([1.0, 2.0, 10.0])]), planned, horizon_s=3.0)
+        book.join("a", 0.0)
+        book.step(0.0)
+        book.stop()
+        book.give_up()
+        assert [index for block in book.unsent() for index in block.index.tolist()] == rest
+
+
+def test_payloads_are_unconfirmed_until_the_master_says_so():
+    holder = LeaseHolder()
+    holder.report(0.1, "one")
+    holder.report(0.2, "two")
+    assert holder.unconfirmed == ["one", "two"]
+    holder.lease(Lease(0, 0.1, 1))
+    assert holder.unconfirmed == ["two"]
 
 
 def test_the_plan_is_leased_no_further_than_its_horizon():

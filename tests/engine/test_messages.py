@@ -13,7 +13,8 @@ from fineserve_shapes.engine.leases import Batch, Lease, Report, Row
 from fineserve_shapes.engine.messages import MessageError, pack_lease, pack_report, unpack_lease, unpack_report
 
 rows = st.builds(Row, st.floats(0, 1e6), st.integers(0, 2**62), st.integers(1, 2**30), st.integers(1, 2**30),
-                 st.integers(0, 100))  # fmt: skip
+                 st.integers(0, 100),
+                 st.just(()) | st.lists(st.integers(1, 2**62), min_size=2, max_size=4).map(tuple))  # fmt: skip
 
 
 @given(st.builds(Lease, st.integers(0, 9), st.floats(-1e6, 1e6), st.integers(0, 99), st.none() | st.integers(0, 99),

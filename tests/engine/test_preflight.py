@@ -103,7 +103,7 @@ def test_many_models_stay_one_bounded_line(lab: Lab) -> None:
 def test_an_empty_list_is_no_list(lab: Lab) -> None:
     """`transformers serve` lists what lies in its cache, which need not be what it serves."""
     assert "(--model)" in refusal(gives(lab, listing()))
-    assert find_model(Target(gives(lab, listing())), "tiny", {}, 5.0).name == "tiny"
+    assert look(gives(lab, listing()), "tiny").name == "tiny"
 
 
 GARBAGE = {

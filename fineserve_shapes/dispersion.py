@@ -1,4 +1,7 @@
-"""Dispersion: how bursty arrivals turned out, from their gaps and from their counts."""
+"""Dispersion: how bursty arrivals turned out, from their gaps and from their counts.
+
+It stands between the rooms: plans are made with it in mind, and what was delivered is measured with it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from .block import FloatArray, IntArray
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 WIDTHS_S = (1, 10, 300)
 

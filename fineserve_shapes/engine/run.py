@@ -1,0 +1,188 @@
+"""Run: one run as the master sees it, from its plan to what became of every row."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gevent.event import Event
+
+from fineserve_shapes.engine.leases import SILENCE_S, LeaseBook, Row
+from fineserve_shapes.engine.logwriter import LogWriter
+from fineserve_shapes.engine.prefetch import prefetched
+from fineserve_shapes.engine.slots import Slots
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
+from fineserve_shapes.measure.outbox import Measurements
+from fineserve_shapes.measure.requestlog import RequestLog
+from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.measure.totals import Totals
+from fineserve_shapes.workload.block import Block
+
+ADVANCE_EVERY_S = 1.0
+MAX_AHEAD_S = 60.0  # of the master's clock: a worker that measures later than that is out of its mind
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run a plan.
+
+    run_time_s: when to stop leasing; None: with the plan. warmup_requests: extra ones before time 0. warmup_s: rows due
+    before that stay out of the figures. request_log: a file for a row per request, with every token's time where
+    token_times is set. max_concurrency: requests in flight at most, over all workers.
+    """
+
+    run_time_s: float | None = None
+    slo: Slo | None = None
+    limits: Limits = field(default_factory=Limits)
+    warmup_requests: int = 0
+    warmup_s: float = 0.0
+    request_log: Path | None = None
+    token_times: bool = False
+    max_concurrency: int | None = None
+
+
+class Run:
+    """One run.
+
+    blocks: the plan; every iteration starts anew. planned: its rows, where that is known. local: the one worker is in
+    this process. It cannot be cut off, and it keeps no fence: so it is never given up.
+
+    What the outside reads: `tally` (totals, series), `fidelity()`, `book.ledger`, `workers`, `in_flight`, `now_s`.
+    """
+
+    def __init__(self, blocks: Iterable[Block], planned: int | None, settings: Settings, *, local: bool) -> None:
+        self.id = uuid.uuid4().hex[:8]
+        self.settings = settings
+        self.blocks = blocks
+        self.log: LogWriter | None = None
+        if settings.request_log is not None:
+            log = RequestLog(
+                settings.request_log, self.id, token_times=settings.token_times, warmup_s=settings.warmup_s
+            )
+            self.log = LogWriter(log)
+        self.start_s: float | None = None  # perf_counter
+        self.started_at = time.time()
+        self.end_s: float | None = None  # of the run: when leasing stopped
+        silence_s = float("inf") if local else SILENCE_S
+        self._reading = prefetched(iter(blocks))
+        slots = None if settings.max_concurrency is None else Slots(settings.max_concurrency)
+        self.book = LeaseBook(self._reading, planned, slots=slots, silence_s=silence_s)
+        self.tally = Tally(settings.slo, settings.warmup_s)
+        self.workers: dict[str, Process] = {}
+        self.streams_in_flight: dict[str, dict[int, int]] = {}
+        self.master = Process()
+        self.facts: dict[str, dict[str, Any]] = {}  # what workers said when they were ready
+        self.warm: dict[str, dict[str, Any]] = {}  # what workers said of the warm-up
+        self.failure: InputError | None = None
+        self.malformed = 0
+        self.stopping = False
+        self.begun = Event()  # set when leasing starts, or when it never will
+        self._accounts: Accounts | None = None
+        self._sampled_s = self._advanced_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the start of the run; minus infinity before it is set."""
+        return float("-inf") if self.start_s is None else time.perf_counter() - self.start_s
+
+    @property
+    def warmed(self) -> int:
+        """How many warm-up requests ended well, by the workers' word."""
+        counts = [said.get("ok") for said in self.warm.values()]
+        return sum(count for count in counts if isinstance(count, int))
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to wait for but requests in flight at the end of the run time."""
+        if self.failure is not None or self.book.closed:
+            return True
+        return self.settings.run_time_s is not None and self.now_s >= self.settings.run_time_s
+
+    @property
+    def totals(self) -> Totals:
+        """All streams together."""
+        return self.tally.total
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not ended, by the workers' last word."""
+        return sum(self.in_flight_by_stream().values())
+
+    def in_flight_by_stream(self) -> dict[int, int]:
+        """The same by stream; what a worker that fell silent had in flight is not known, and left out."""
+        found: dict[int, int] = {}
+        for worker in self.book.alive:
+            for stream, count in self.streams_in_flight.get(worker, {}).items():
+                found[stream] = found.get(stream, 0) + count
+        return found
+
+    def fidelity(self) -> dict[str, Any]:
+        """Asked against delivered, final or so far (see `judge`)."""
+        accounts = self._accounts or Accounts(0, self.book.ledger["unknown"])
+        return judge(self.tally.delivery, self.tally.total, accounts, self.workers, self.settings.limits, self.master)
+
+    def account(self) -> None:
+        """Some time has passed: the plan's rows that were leased, and the requests in flight, go into the series."""
+        now_s = self.now_s
+        for block in self.book.take_fresh():
+            self.tally.plan(block.stream, block.due_s)
+        if now_s > self._sampled_s:
+            self.tally.series.sample(now_s, now_s - self._sampled_s, self.in_flight_by_stream())
+            self._sampled_s = now_s
+        if self.end_s is None and now_s - self._advanced_s >= ADVANCE_EVERY_S:
+            self._advanced_s = now_s
+            self.tally.delivery.advance(now_s)
+
+    def measured(self, worker: str, payload: Any) -> None:
+        """A worker's measurements, as they came. Raises ValueError, KeyError or TypeError for anything else."""
+        measured = Measurements.unpack(payload)
+        if measured.latest_s > self.now_s + MAX_AHEAD_S:
+            raise ValueError(f"they are {measured.latest_s - self.now_s:.0f} s ahead of time")
+        self.tally.add(measured)
+        if worker in self.workers:
+            self.workers[worker].sent += len(measured.sent)
+        if self.log is not None:
+            self.log.add(measured, worker)
+
+    def account_for_the_rest(self) -> None:
+        """The ledger is closed: rows without a record go into the series, the log and the verdict."""
+        end_s = self.now_s if self.end_s is None else self.end_s
+        self.account()
+        self.tally.delivery.finish(end_s)
+        if self.log is not None:
+            self.log.finish()
+        unknown = self.book.unknown
+        if unknown:
+            self._lose("unknown", _block([row for _, row in unknown]), [worker for worker, _ in unknown])
+        unsent = 0
+        for block in self.book.unsent():
+            due = block.take(block.due_s <= end_s)
+            unsent += len(due)
+            self.tally.series.lose("unsent", due.stream, due.due_s)
+            if self.log is not None:
+                self._log_lost("unsent", block, None)
+            elif not len(due) and len(block):
+                break  # the rest of the plan lies after the end as well
+        self._reading.close()
+        self._accounts = Accounts(unsent, sum(row.due_s <= end_s for _, row in unknown))
+
+    def _lose(self, outcome: str, block: Block, workers: list[str]) -> None:
+        self.tally.series.lose(outcome, block.stream, block.due_s)
+        self._log_lost(outcome, block, workers)
+
+    def _log_lost(self, outcome: str, block: Block, workers: list[str] | None) -> None:
+        if (writer := self.log) is not None:
+            columns = block.index, block.stream, block.due_s, block.input_tokens, block.output_tokens
+            writer.call(lambda: writer.log.write_lost(outcome, *columns, workers))
+
+
+def _block(rows: list[Row]) -> Block:
+    due_s, index, input_tokens, output_tokens, stream = map(np.array, zip(*(row[:5] for row in rows), strict=True))
+    return Block(index, due_s, input_tokens, output_tokens, stream)

@@ -1,0 +1,80 @@
+"""Tally: all that is measured of a run while it goes on, folded from what workers tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fineserve_shapes.measure.delivery import Delivery
+from fineserve_shapes.measure.outbox import Measurements
+from fineserve_shapes.measure.series import FloatArray, IntArray, Series
+from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.totals import Totals
+
+
+class Tally:
+    """Totals by stream, the series, and the load asked for beside the load delivered.
+
+    slo: what makes an answer good. warmup_s: rows due before that time stay out of the totals (their errors do not);
+    the series has them.
+    """
+
+    def __init__(self, slo: Slo | None = None, warmup_s: float = 0.0) -> None:
+        self.slo = slo
+        self.warmup_s = warmup_s
+        self.series = Series(slo)
+        self.delivery = Delivery()
+        self.streams: dict[int, Totals] = {}
+        self.planned_in_warmup = 0
+
+    @property
+    def total(self) -> Totals:
+        """All streams together, as of now."""
+        total = Totals()
+        for totals in self.streams.values():
+            total.merge(totals)
+        return total
+
+    def plan(self, streams: IntArray, due_s: FloatArray) -> None:
+        """Rows of the plan, in time order, have been leased for the first time."""
+        self.series.plan(streams, due_s)
+        self.delivery.plan(due_s)
+        self.planned_in_warmup += int(np.searchsorted(due_s, self.warmup_s))
+
+    def add(self, measured: Measurements) -> None:
+        """What a worker measured."""
+        self.series.add(measured)
+        self.delivery.sent(measured.sent["sent_s"])
+        rows = measured.records
+        counted = rows["due_s"] >= self.warmup_s
+        for stream in np.union1d(np.unique(rows["stream"]), list(measured.itl)).astype(int).tolist():
+            mine = rows["stream"] == stream
+            totals = self.streams.setdefault(stream, Totals())
+            totals.add(rows[mine & counted], measured.itl.get(stream), self.slo)
+            if measured.errors:
+                totals.add_errors(measured.errors_where(mine))
+
+    def table(self) -> dict[str, Any]:
+        """Exact figures, in total and by stream, as plain values.
+
+        `{"total": {...}, "streams": {"0": {...}}}`; each entry has `outcomes` (of requests that were sent), `sent`,
+        `short`, `retried`, `good` (None without an SLO), `input_tokens`, `output_tokens`, and by latency's name the
+        distribution (see `totals.distribution`): `e2e_latency`, `ttft`, `ttft_from_due`, `tpot`, `itl`, `lag`.
+        """
+        return {
+            "total": self._entry(self.total),
+            "streams": {str(stream): self._entry(totals) for stream, totals in sorted(self.streams.items())},
+        }
+
+    def _entry(self, totals: Totals) -> dict[str, Any]:
+        return {
+            "outcomes": dict(totals.outcomes),
+            "sent": totals.sent,
+            "short": totals.short,
+            "retried": totals.retried,
+            "good": None if self.slo is None else totals.good,
+            "input_tokens": totals.input_tokens,
+            "output_tokens": totals.output_tokens,
+            **totals.figures(),
+        }

@@ -1,0 +1,1 @@
+"""Tools for trace files: `fineserve trace inspect | fit | synth | convert`."""

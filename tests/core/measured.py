@@ -1,0 +1,40 @@
+"""Records as a worker would send them, for tests of the measuring room."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.measure.outbox import Measurements, Outbox
+
+
+def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, ...]:
+    """A request due at 0.1 s x index, 1 ms late, first token after 0.2 s, then 10 tokens at 20 ms, 11 in all."""
+    due_s = 0.1 * index
+    fields = {
+        "index": index, "stream": 0, "outcome": OUTCOMES.index(outcome), "short": False, "retried": False,
+        "reused": True, "from_usage": True, "first_chunk_known": False, "due_s": due_s, "sent_s": due_s + 0.001,
+        "first_token_s": due_s + 0.201, "first_visible_s": due_s + 0.201, "last_token_s": due_s + 0.401,
+        "end_s": due_s + 0.402, "asked_input": 100, "asked_output": 11, "input_tokens": 100, "output_tokens": 11,
+        "chunks": 11, "first_chunk_tokens": 1, "status": 200, "server_ttft_s": np.nan, "server_itl_s": np.nan,
+        "held_s": 0.0,
+    }  # fmt: skip
+    return tuple((fields | changes).values())
+
+
+def measurements(
+    rows: list[tuple[object, ...]],
+    error: tuple[str, str] | None = None,
+    *,
+    warmup_s: float = 0.0,
+    token_times: bool = False,
+) -> Measurements:
+    """The rows, through an outbox and a message; their chunks come evenly between first and last token."""
+    outbox = Outbox(warmup_s, token_times)
+    for row in rows:
+        outbox.sent(int(row[1]), float(row[9]))  # type: ignore[call-overload,arg-type]
+        chunks = int(row[18])  # type: ignore[call-overload]
+        outbox.add(row, np.linspace(row[10], row[12], chunks), error)  # type: ignore[call-overload]
+    taken = outbox.take()
+    assert taken is not None
+    return Measurements.unpack(taken[2])

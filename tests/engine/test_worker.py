@@ -1,0 +1,130 @@
+"""What a worker leaves behind when nobody takes its reports, and what it does before a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+import numpy as np
+import pytest
+
+from fineserve_shapes.engine import messages
+from fineserve_shapes.engine.leases import Lease, Row
+from fineserve_shapes.engine.worker import Worker
+from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.protocol.stream import StreamResult
+
+
+class Performer:
+    """Answers at once, with three chunks."""
+
+    def __init__(self) -> None:
+        self.warmed: list[str] = []
+
+    def open(self) -> dict[str, Any]:
+        return {}
+
+    def prepare(self, row: Row) -> Any:
+        return None
+
+    def perform(self, run: str, row: Row, prepared: Any) -> StreamResult:
+        now_s = time.perf_counter()
+        if row.request == 1:
+            return StreamResult("http_error", "=HTTP 500", now_s, now_s, status=500)
+        times_s = now_s + np.array([0.01, 0.02, 0.03])
+        return StreamResult("ok", None, now_s, now_s + 0.03, now_s + 0.01, now_s + 0.01, now_s + 0.03, times_s)
+
+    def warm_up(self, run: str, row: Row) -> StreamResult:
+        self.warmed.append(f"{run}-w{row.request}")
+        now_s = time.perf_counter()
+        return StreamResult("ok" if row.request else "timeout", None if row.request else "slow", now_s, now_s)
+
+    def measured(self, rows: Records, itl_s: FloatArray) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Wire:
+    """A worker and what it has sent; its master is this test."""
+
+    def __init__(self, *, logged: bool) -> None:
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+        self.performer = Performer()
+        self.worker = Worker(
+            lambda kind, data: self.sent.append((kind, data)), local=False, finished=lambda: None, name="here"
+        )
+        self.worker.start(self.performer)
+        now_s = time.perf_counter()
+        self.worker.on_pong({"sent_s": now_s, "master_s": now_s})
+        begin = {"run": "abc", "start_s": now_s, "warmup_s": 0.0, "logged": int(logged), "token_times": 1}
+        self.worker.on_begin(begin)
+
+    def lease(self, rows: list[Row], batches: int = 0, number: int | None = 0) -> None:
+        now_s = self.worker._now_s()
+        self.worker.on_lease({"run": "abc", **messages.pack_lease(Lease(0, now_s, batches, number, rows))})
+
+    def reports(self) -> list[Any]:
+        return [messages.unpack_report(data) for kind, data in self.sent if kind == messages.REPORT]
+
+
+ROWS = [Row(0.0, 0, 7, 3, 0), Row(0.0, 1, 7, 3, 0), Row(0.0, 2, 7, 3, 0)]
+
+
+@pytest.fixture(autouse=True)
+def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_requests_that_the_master_has_not_taken_are_left_in_a_file(tmp_path: Path):
+    wire = Wire(logged=True)
+    wire.lease(ROWS)
+    gevent.sleep(0.5)
+    wire.worker.stop()  # as when Locust gives the master up
+    rows = [json.loads(line) for line in (tmp_path / "fineserve-abc-here.jsonl").read_text().splitlines()]
+    assert sorted((row["request_id"], row["outcome"], row["error"]) for row in rows) == [
+        ("abc-0", "ok", None), ("abc-1", "http_error", "=HTTP 500"), ("abc-2", "ok", None),
+    ]  # fmt: skip
+    assert sorted(len(row["token_times_s"]) for row in rows) == [0, 3, 3]
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_nothing_is_left_where_all_is_confirmed_or_no_log_is_wanted(tmp_path: Path, logged: bool):
+    wire = Wire(logged=logged)
+    wire.lease(ROWS)
+    gevent.sleep(0.5)
+    if logged:
+        wire.worker.on_drain({"run": "abc", "timeout_s": 0.0})
+        wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
+    wire.worker.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_tells_what_left_what_is_in_flight_and_how_late_the_loop_is():
+    wire = Wire(logged=False)
+    gevent.sleep(0.5)
+    wire.worker.stop()
+    data = [data for kind, data in wire.sent if kind == messages.REPORT][-1]
+    assert messages.unpack_in_flight(data) == {}
+    delays_s = np.concatenate([messages.unpack_delays(data) for kind, data in wire.sent if kind == messages.REPORT])
+    assert 5 <= len(delays_s) <= 10
+    assert delays_s.min() >= 0
+
+
+def test_the_warm_up_is_sent_before_the_run_and_reported():
+    wire = Wire(logged=False)
+    wire.worker.on_warm_up({"run": "next", "rows": messages.pack_rows(ROWS), "timeout_s": 5.0})
+    wire.worker.stop()
+    assert sorted(wire.performer.warmed) == ["next-w0", "next-w1", "next-w2"]
+    said = [data for kind, data in wire.sent if kind == messages.WARM]
+    assert said == [{"run": "next", "requests": 3, "ok": 2, "error": "slow"}]
+
+
+@pytest.mark.parametrize("in_flight", [None, 3, [[0]], [[0, -1]], [[40_000, 1]], ["ab"]])
+def test_what_is_no_count_of_requests_in_flight_is_refused(in_flight: object):
+    with pytest.raises(messages.MessageError, match="in_flight"):
+        messages.unpack_in_flight({"in_flight": in_flight})
