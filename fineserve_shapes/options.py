@@ -49,6 +49,7 @@ SERVER = (
     Option("--connect-timeout", "seconds to wait for a connection", "10"),
     Option("--progress-timeout", "seconds to wait for a next token, the first included", "300"),
     Option("--request-timeout", "seconds to wait for the end of an answer", "3600"),
+    Option("--retry-429", "send a request again so often if its answer is 429, after its Retry-After (at most 60 s)", "0"),
     Option("--skip-preflight", "start without a look at the server and its models first (needs --model)", None),
 )  # fmt: skip
 
@@ -84,6 +85,7 @@ TRACE = (
 )  # fmt: skip
 
 RUN = (
+    Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends", "30"),
     Option("--output-file", "write the summary there: a JSON object, or one more line where the name ends in .jsonl"),
     Option("--request-log", "write a row per request there: .parquet, .jsonl or .csv; {run} stands for the run's name"),
@@ -233,6 +235,9 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
     warmup_requests = values.count("--warmup-requests") or 0
     if not 0 <= warmup_requests <= 100_000:
         raise InputError(f"--warmup-requests must lie between 0 and 100000, got {warmup_requests}")
+    max_concurrency = values.count("--max-concurrency")
+    if max_concurrency is not None and max_concurrency < 1:
+        raise InputError(f"--max-concurrency must be at least 1, got {max_concurrency}")
     return Settings(
         run_time_s=run_time_s,
         slo=None if slo is None else Slo.parse(slo),
@@ -241,6 +246,7 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
         warmup_s=values.not_negative("--warmup-seconds"),
         request_log=values.path("--request-log"),
         token_times=values.switch("--log-token-times"),
+        max_concurrency=max_concurrency,
     )
 
 

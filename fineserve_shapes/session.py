@@ -10,6 +10,7 @@ import functools
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import flask
 import gevent
 import orjson
+from gevent.event import Event
 from locust import argument_parser
-from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from locust.runners import STATE_INIT, LocalRunner, MasterRunner, WorkerRunner
 
 from fineserve_shapes import __version__
 from fineserve_shapes.engine import messages
@@ -30,6 +32,7 @@ from fineserve_shapes.engine.progressline import ProgressLine
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import Worker, machine
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.interrupts import interrupt_main, on_signals
 from fineserve_shapes.measure.csvtables import write_history, write_table
 from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.measure.progress import Progress
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 30.0
+EXIT_FAILED = 1
 RATE_OVER_S = 10.0
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
@@ -79,13 +85,35 @@ class WorkerSession:
         runner.register_message(messages.WARM_UP, _checked(self.worker.on_warm_up), concurrent=True)
         environment.events.test_start.add_listener(self._on_test_start)
         environment.events.test_stop.add_listener(self._on_test_stop)
-        environment.events.quitting.add_listener(self._on_test_stop)
+        environment.events.quitting.add_listener(self._on_quitting)
+        self._quitting = False
+        if not local:  # else the driving side listens
+            self._signals = on_signals(self._on_signal)
+            if runner.worker_state != STATE_INIT:  # a late joiner may be told to start before all this is in place
+                self._on_test_start()
 
     def _on_test_start(self, **_: Any) -> None:
         self.worker.start(UserPerformer(self._environment))
 
     def _on_test_stop(self, **_: Any) -> None:
         self.worker.stop()
+
+    def _on_quitting(self, **_: Any) -> None:
+        """This process ends, which need not be the end of the run: requests in flight have the drain's time."""
+        if self._quitting:
+            raise gevent.GreenletExit  # a second SIGTERM: the first one's greenlet goes on with Locust's teardown
+        self._quitting = True
+        timeout_s = Values(self._environment.parsed_options).number("--drain-timeout")
+        self.worker.leave(DRAIN_TIMEOUT_S if timeout_s is None else timeout_s)
+        self.worker.stop()
+
+    def _on_signal(self, number: int) -> None:
+        if self._quitting:
+            logger.warning("interrupted again: requests in flight are cancelled")
+            self.worker.leave(0.0)
+        elif number == signal.SIGINT:
+            interrupt_main(KeyboardInterrupt())
+        # else Locust's own handler of SIGTERM begins to quit
 
     def _send_statistics(self) -> None:
         """Locust's own, now rather than in three seconds: the master stops listening soon after."""
@@ -102,6 +130,8 @@ class MasterSession:
         self._runner = environment.runner
         self._simulator: SimulatorProcess | None = None
         self._interrupted = False
+        self._finishing: Event | None = None  # set when the end of the run is reached
+        self._quitting = False
         self._shows_progress = False
         self._planned: Planned | None = None
         self._summary: dict[str, Any] | None = None
@@ -124,13 +154,12 @@ class MasterSession:
         self._runner.start_shape = self._checked_start_shape
         if environment.web_ui is not None:
             self._wrap_swarm(environment.web_ui)
+        self._signals = on_signals(self._on_signal)
         if environment.parsed_options.headless:
             options = environment.parsed_options
             self._shows_progress = not options.print_stats
             if self._shows_progress:
                 options.only_summary = True  # one line in the place of Locust's table every two seconds
-            # Locust itself listens for SIGTERM only once a headless run is over
-            gevent.signal_handler(signal.SIGTERM, self._on_sigterm)
             try:  # now, before workers connect and anything starts
                 self._planned = self._plan()
             except InputError as error:
@@ -153,10 +182,15 @@ class MasterSession:
 
     def _checked_start_shape(self) -> None:
         """Start a run, or keep the reason why that cannot be."""
+        if self._finishing is not None:  # the run before has ended, but Locust may not be through with it
+            until_s = time.perf_counter() + END_TIMEOUT_S
+            while self._runner.shape_greenlet is not None and time.perf_counter() < until_s:
+                gevent.sleep(0.05)
         if self._runner.shape_greenlet is not None:
-            self._start_shape()  # Locust says that a run is going on
+            self.error = InputError("a run is still going on: stop it first")
+            self._start_shape()  # Locust says so in its log
             return
-        self.error, self._interrupted, self._summary = None, False, None
+        self.error, self._interrupted, self._summary, self._finishing = None, False, None, None
         try:
             planned = self._planned or self._plan()
             local = isinstance(self._runner, LocalRunner)
@@ -174,10 +208,10 @@ class MasterSession:
 
     def _plan(self) -> Planned:
         """The plan that the options ask for, up to the run time."""
-        options = self._environment.parsed_options
-        values = Values(options)
+        parsed = self._environment.parsed_options
+        values = Values(parsed)
         plan = self._shape.plan(values)
-        run_time_s = float(options.run_time) if getattr(options, "run_time", None) else None
+        run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
         options_of_run = settings(values, run_time_s)
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
@@ -188,7 +222,7 @@ class MasterSession:
             plan,
             values,
             options_of_run,
-            30.0 if drain_timeout_s is None else drain_timeout_s,
+            DRAIN_TIMEOUT_S if drain_timeout_s is None else drain_timeout_s,
             values.path("--output-file"),
         )
 
@@ -245,14 +279,27 @@ class MasterSession:
 
     # ending
 
-    def _on_sigterm(self) -> None:
-        logger.info("SIGTERM: the run is being stopped")
-        self._interrupted = True
+    def _on_signal(self, number: int) -> None:
+        headless = self._environment.parsed_options.headless
+        if self._finishing is not None and not self._finishing.is_set():
+            self.master.hurry()
+        elif headless and self._runner.shape_greenlet is None and self._summary is None:
+            logger.info("interrupted before the start of a run")
+            self._runner.quit()  # and with it the workers that are there
+            interrupt_main(SystemExit(EXIT_FAILED))
+        elif number == signal.SIGINT:
+            interrupt_main(KeyboardInterrupt())
+        elif headless:  # where Locust itself listens for SIGTERM only once a run is over
+            logger.info("SIGTERM: the run is being stopped")
+            self._interrupted = True
 
     def _on_test_stopping(self, **_: Any) -> None:
         self._finish()
 
     def _on_quitting(self, **_: Any) -> None:
+        if self._quitting:
+            raise gevent.GreenletExit  # a second SIGTERM: the first one's greenlet goes on with Locust's teardown
+        self._quitting = True
         self._finish()
         if self._simulator is not None:
             self._simulator.stop()
@@ -264,10 +311,19 @@ class MasterSession:
 
     def _finish(self) -> None:
         """End the run: drain, close the ledger, write the summary."""
+        if self._finishing is not None:
+            self._finishing.wait()  # the run ends for two reasons at once: once is enough
         run = self.master.run
         if run is None or self._summary is not None:
             return
-        planned = self._current
+        self._finishing = Event()
+        try:
+            self._finish_run(run, self._current)
+        finally:
+            self._finishing.set()
+
+    def _finish_run(self, run: Run, planned: Planned) -> None:
+        deserted = not self._connected()
         self.master.drain(planned.drain_timeout_s)
         self.master.run = None
         if self._progress is not None:
@@ -279,6 +335,8 @@ class MasterSession:
                 if run.log is not None:
                     run.log.close(b"{}")
                 return
+        elif run.book.ledger["unknown"] or (deserted and run.book.ledger["unsent"]):
+            self._environment.process_exit_code = EXIT_FAILED
         elif self._environment.process_exit_code is None and not failed(run.book.ledger):
             self._environment.process_exit_code = (
                 0  # what we cancelled ourselves is no failure, though Locust counts it

@@ -19,6 +19,7 @@ from fineserve_shapes import __version__, options
 from fineserve_shapes.engine.client import Client, Deadlines
 from fineserve_shapes.engine.preflight import ServedModel, find_model
 from fineserve_shapes.engine.reactor import Reactor
+from fineserve_shapes.engine.retry import Retry429
 from fineserve_shapes.engine.transport import Target
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Values
@@ -106,6 +107,7 @@ class _OpenAIUser(ArrivalUser):
 
     _reactor: Reactor | None = None
     _client: Client
+    _retry: Retry429
     _template: BodyTemplate
     _prompts: PromptSource
 
@@ -117,6 +119,7 @@ class _OpenAIUser(ArrivalUser):
             raise InputError("no server to send to (--host)")
         target = Target(host)
         deadlines = options.deadlines(values)
+        self._retry = Retry429(values.count("--retry-429") or 0, deadlines.request_s)
         model = self._model(values, target, deadlines)
         backend = values.text("--backend") or "vllm"
         self._streams = not values.switch("--disable-stream")
@@ -173,8 +176,12 @@ class _OpenAIUser(ArrivalUser):
 
     def perform(self, request: PlannedRequest) -> StreamResult:
         """POST the request and read the answer."""
-        reader = StreamReader(request.output_tokens)
-        return self._client.post(self.api, self.body(request), reader, {"X-Request-Id": request.id})
+        body = self.body(request)
+
+        def attempt() -> StreamResult:
+            return self._client.post(self.api, body, StreamReader(request.output_tokens), {"X-Request-Id": request.id})
+
+        return self._retry.perform(attempt)
 
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
         """POST and the path."""

@@ -15,6 +15,7 @@ import httptools
 from gevent.hub import Waiter, get_hub
 
 from fineserve_shapes.engine.reactor import Reactor
+from fineserve_shapes.engine.retry import retry_after_s
 from fineserve_shapes.engine.transport import ConnectError, Target, Transport, connect
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.openai import shorten
@@ -60,6 +61,7 @@ class Connection:
         "_progress_s",
         "_reactor",
         "_reader",
+        "_retry_after_s",
         "_sender",
         "_sent",
         "_started_s",
@@ -186,12 +188,15 @@ class Connection:
     def on_message_begin(self) -> None:
         """An answer begins; one that nobody asked for spoils the connection."""
         self._framed = False
+        self._retry_after_s: float | None = None
         if self._reader is None:
             self._keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header: what matters is whether the answer says where it ends."""
+        """A header: what matters is whether the answer says where it ends, and when to come back."""
         lower = name.lower()
+        if lower == b"retry-after":
+            self._retry_after_s = retry_after_s(value)
         if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
             self._framed = True
 
@@ -199,7 +204,7 @@ class Connection:
         """The status is known."""
         status = self._parser.get_status_code()
         if status >= 200 and self._reader is not None:  # 1xx comes before the answer
-            self._reader.headers(status)
+            self._reader.headers(status, self._retry_after_s)
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body, read at `_at_s`."""

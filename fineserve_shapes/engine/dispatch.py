@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from gevent.event import Event
 from gevent.pool import Group
 
 from fineserve_shapes.engine.leases import LeaseHolder, Row
+from fineserve_shapes.engine.slots import NO_LOAD, Limit, Load
 from fineserve_shapes.engine.timer import Timer
 
 logger = logging.getLogger(__name__)
@@ -21,26 +23,32 @@ _WAKE_EARLY_S = 0.02  # rows that come in the meantime may be due sooner
 
 
 class Dispatcher:
-    """Sends what a LeaseHolder holds, open loop.
+    """Sends what a LeaseHolder holds, open loop, unless told to have no more than so many in flight.
 
     prepare: makes what a row needs (its prompt), up to a second ahead of its due time. perform: sends it, in a greenlet
-    of its own; it gets None where there was no time to prepare. now_s: the run's time. to_local_s: turns that into this
-    process's perf_counter.
+    of its own, with what was prepared (None where there was no time) and how long it was held back by the limit, seconds.
+    now_s: the run's time.
     """
 
     def __init__(
         self,
         holder: LeaseHolder,
         prepare: Callable[[Row], Any],
-        perform: Callable[[Row, Any], None],
+        perform: Callable[[Row, Any, float], None],
         now_s: Callable[[], float],
-        to_local_s: Callable[[float], float],
     ) -> None:
         self._holder = holder
         self._prepare, self._perform = prepare, perform
-        self._now_s, self._to_local_s = now_s, to_local_s
+        self._now_s = now_s
         self._unprepared: list[Row] = []
         self._prepared: dict[int, Any] = {}
+        self._came_s: dict[int, float] = {}  # rows that were due before they came, until they are sent
+        self._late_s = 0.0
+        self._sent = 0
+        self._limit: Limit | None = None
+        self._freed = Event()  # there may be a slot again
+        self._freed.set()
+        self._freed_s = float("-inf")  # when one was last found after there had been none
         self._woken = Event()
         self._has_unprepared = Event()
         self._requests = Group()
@@ -54,13 +62,42 @@ class Dispatcher:
     def add(self, rows: Sequence[Row]) -> None:
         """Rows have been leased (and are in the holder)."""
         if rows:
+            now_s = self._now_s()
             for row in rows:
                 heapq.heappush(self._unprepared, row)
+                if row.due_s < now_s:
+                    self._came_s[row.request] = now_s
             self._has_unprepared.set()
             self._woken.set()
 
+    @property
+    def load(self) -> Load:
+        """What the master wants to know where requests in flight are limited."""
+        limit = self._limit
+        if limit is None:
+            return NO_LOAD
+        waiting = self._holder.due(self._now_s()) if self._full else 0
+        return Load(limit.number, self.in_flight, waiting)
+
+    def limit(self, limit: Limit | None) -> None:
+        """Have no more than so many in flight from now on; an older word than the last is none."""
+        if limit is not None and (self._limit is None or limit.number > self._limit.number):
+            self._limit = limit
+            self._free()
+
+    def take_late_s(self) -> float:
+        """How late rows have left since the last call, on average, and at least how long the first in line waits.
+
+        By this process's doing: from when a row was due, or came if that was later.
+        """
+        sent, late_s = self._sent, self._late_s
+        self._sent, self._late_s = 0, 0.0
+        due_s = self._holder.next_due_s
+        waiting_s = 0.0 if due_s is None or self._came_s or self._full else self._now_s() - max(due_s, self._freed_s)
+        return max(late_s / max(sent, 1), waiting_s, 0.0)
+
     def drain(self, timeout_s: float) -> None:
-        """Send nothing more; wait so long for what is in flight, then cancel it."""
+        """Send nothing more; wait so long for what is in flight, then cancel it. May be called again, to cut it short."""
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._holder.void()
@@ -74,6 +111,7 @@ class Dispatcher:
                 due_s = self._holder.next_due_s
                 if due_s is None:
                     self._prepared.clear()  # of rows that were given back
+                    self._came_s.clear()
                     self._woken.clear()
                     self._woken.wait()
                     continue
@@ -82,12 +120,31 @@ class Dispatcher:
                     self._woken.clear()
                     self._woken.wait(wait_s - _WAKE_EARLY_S / 2)
                     continue
-                timer.sleep_until(self._to_local_s(due_s))
-                while (row := self._holder.take_due(self._now_s())) is not None:
-                    prepared = self._prepared.pop(row.request, None)
-                    self._requests.spawn(self._perform, row, prepared)
+                timer.sleep_until(time.perf_counter() + due_s - self._now_s())
+                while not self._full and (row := self._holder.take_due(now_s := self._now_s())) is not None:
+                    self._send(row, now_s)
+                if self._full:
+                    self._freed.clear()
+                    self._freed.wait()
         finally:
             timer.close()
+
+    @property
+    def _full(self) -> bool:
+        return self._limit is not None and self.in_flight >= self._limit.limit
+
+    def _send(self, row: Row, now_s: float) -> None:
+        held_s = max(self._freed_s - row.due_s, 0.0)
+        self._late_s += now_s - max(self._came_s.pop(row.request, row.due_s), row.due_s + held_s)
+        self._sent += 1
+        request = self._requests.spawn(self._perform, row, self._prepared.pop(row.request, None), held_s)
+        if self._limit is not None:
+            request.rawlink(self._free)
+
+    def _free(self, *_: Any) -> None:
+        if not self._freed.is_set() and not self._full:
+            self._freed_s = self._now_s()
+            self._freed.set()
 
     def _prepare_ahead(self) -> None:
         while True:

@@ -29,12 +29,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.engine.dealing import Dealer, Pace
+from fineserve_shapes.engine.slots import NO_LOAD, Limit, Load, Slots
 from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
 from fineserve_shapes.workload.block import Block
 
 HORIZON_S = 3.0
 FENCE_S = 1.0
-SILENCE_S = 1.5
+SILENCE_S = FENCE_S  # a worker that is not heard sends nothing from then on: to wait longer makes its rows late
 RESEND_S = 1.0
 ROUNDING_S = 1e-3  # more than any sum of these times can be off by
 LEASE_ROWS = 4096
@@ -62,6 +64,7 @@ class Lease:
 
     number: the place of this lease in its epoch, from 0; None where there are no rows (a sign of life).
     seen_s: the worker's time stamp on its newest report seen here. batches: how many of its batches have been taken.
+    limit: how many requests it may have in flight; None: as many as are due.
     """
 
     epoch: int
@@ -69,6 +72,7 @@ class Lease:
     batches: int
     number: int | None = None
     rows: Sequence[Row] = ()
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Worker to master. at_s: the worker's time of sending; leases: how many leases of this epoch have been taken."""
+    """Worker to master.
+
+    at_s: the worker's time of sending. leases: how many leases of this epoch have been taken. late_s: how late rows have
+    left since its last report, on average. leaving: it takes no more rows. load: what it has to do.
+    """
 
     epoch: int
     at_s: float
     leases: int
     batches: Sequence[Batch] = ()
+    late_s: float = 0.0
+    leaving: bool = False
+    load: Load = NO_LOAD
 
 
 @dataclass(slots=True)
@@ -109,6 +120,8 @@ class _Member:
     given: int = 0  # leases with rows in this epoch
     unconfirmed: deque[tuple[int, float, Sequence[Row]]] = field(default_factory=deque)
     batches: int = 0
+    pace: Pace = field(default_factory=Pace)
+    leaving: bool = False
 
 
 class LeaseBook:
@@ -116,6 +129,7 @@ class LeaseBook:
 
     blocks: the plan, ascending in due time.
     planned: how many rows the plan has where that is known, so that a stop can count the rest as unsent.
+    slots: divides the requests in flight among the workers, where there is a limit to them.
     """
 
     def __init__(
@@ -123,6 +137,7 @@ class LeaseBook:
         blocks: Iterator[Block],
         planned: int | None = None,
         *,
+        slots: Slots | None = None,
         horizon_s: float = HORIZON_S,
         fence_s: float = FENCE_S,
         silence_s: float = SILENCE_S,
@@ -141,7 +156,9 @@ class LeaseBook:
         self._fresh: list[Block] = []  # rows leased for the first time, until they are taken
         self._unsent: list[Row] = []  # rows that came back after the stop
         self._members: dict[str, _Member] = {}
-        self._turn = 0
+        self._dealer = Dealer()
+        self._slots = slots
+        self._stepped_s = float("-inf")
         self._horizon_s, self._fence_s, self._silence_s, self._resend_s = horizon_s, fence_s, silence_s, resend_s
 
     @property
@@ -185,10 +202,16 @@ class LeaseBook:
 
     def step(self, now_s: float) -> list[tuple[str, Lease]]:
         """The messages that are due now: new leases, those to be sent again, and signs of life."""
+        asleep = (
+            now_s - self._stepped_s > self._silence_s / 2
+        )  # the silence is ours: first hear what has come meanwhile
+        self._stepped_s = now_s
         for worker, member in self._members.items():
-            if member.alive and now_s - member.seen_s > self._silence_s:
+            if member.alive and not asleep and now_s - member.seen_s > self._silence_s:
                 self.leave(worker)
         workers = self.alive
+        if self._slots is not None:
+            self._slots.divide([worker for worker in workers if not self._members[worker].leaving], now_s)
         if not workers:
             return []
         messages: list[tuple[str, Lease]] = []
@@ -197,20 +220,21 @@ class LeaseBook:
             if member.unconfirmed and now_s - member.unconfirmed[0][1] > self._resend_s:
                 again = [(number, rows) for number, _, rows in member.unconfirmed]
                 member.unconfirmed = deque((number, now_s, rows) for number, rows in again)
-                messages += [(worker, self._lease(member, number, rows)) for number, rows in again]
-        rows = self._pull(now_s + self._horizon_s)
-        for place, worker in enumerate(workers):
-            member = self._members[worker]
-            share = rows[(place - self._turn) % len(workers) :: len(workers)]
-            for start in range(0, len(share), LEASE_ROWS):
-                part = share[start : start + LEASE_ROWS]
+                messages += [(worker, self._lease(worker, number, rows)) for number, rows in again]
+        shares = {worker: self._share(worker) for worker in workers}
+        hands: dict[str, list[Row]] = {}
+        if any(shares.values()):  # else all are leaving, or have enough: rows stay with the plan
+            hands = self._dealer.deal(self._pull(now_s + self._horizon_s), shares)
+        for worker in workers:
+            member, hand = self._members[worker], hands.get(worker, [])
+            for start in range(0, len(hand), LEASE_ROWS):
+                part = hand[start : start + LEASE_ROWS]
                 member.held.update((row.request, row) for row in part)
                 member.unconfirmed.append((member.given, now_s, part))
-                messages.append((worker, self._lease(member, member.given, part)))
+                messages.append((worker, self._lease(worker, member.given, part)))
                 member.given += 1
-            if not share:
-                messages.append((worker, self._lease(member, None, ())))
-        self._turn = (self._turn + len(rows)) % len(workers)
+            if not hand:
+                messages.append((worker, self._lease(worker, None, ())))
         return messages
 
     def report(self, worker: str, report: Report, now_s: float) -> list[Any]:
@@ -219,15 +243,21 @@ class LeaseBook:
         if member is None:
             return []
         payloads = []
+        ends = 0
         for batch in report.batches:
             if batch.number != member.batches:
                 continue  # taken already, or one before it is missing: that one comes again first
             member.batches += 1
+            ends += len(batch.done)
             for request, code in zip(batch.done.tolist(), batch.outcomes.tolist(), strict=True):
                 self._end(member, request, OUTCOMES[code])
             for request, epoch in zip(batch.dropped.tolist(), batch.epochs.tolist(), strict=True):
                 self._give_back(member, request, epoch)
             payloads.append(batch.payload)
+        member.leaving |= report.leaving
+        member.pace.reported(report.late_s, now_s)
+        if self._slots is not None:
+            self._slots.reported(worker, report.load, ends, now_s)
         if member.alive:
             member.seen_s = max(member.seen_s, report.at_s)
             if report.epoch == member.epoch:
@@ -255,6 +285,18 @@ class LeaseBook:
             self.ledger.end("unknown", len(member.held))
             member.unknown.update((request, (member.epoch, row)) for request, row in member.held.items())
             member.held = {}
+
+    def _lease(self, worker: str, number: int | None, rows: Sequence[Row]) -> Lease:
+        member = self._members[worker]
+        limit = None if self._slots is None else self._slots.limit(worker)
+        return Lease(member.epoch, member.seen_s, member.batches, number, rows, limit)
+
+    def _share(self, worker: str) -> float:
+        """Of new rows, in proportion to the other workers' shares."""
+        member = self._members[worker]
+        if member.leaving or not (self._slots is None or self._slots.hungry(worker)):
+            return 0.0
+        return member.pace.share
 
     def take_fresh(self) -> list[Block]:
         """Rows of the plan that have been leased for the first time since the last call, in order."""
@@ -284,9 +326,6 @@ class LeaseBook:
                     return
             block, self._block = self._block.take(slice(self._at, None)), None
             yield block
-
-    def _lease(self, member: _Member, number: int | None, rows: Sequence[Row]) -> Lease:
-        return Lease(member.epoch, member.seen_s, member.batches, number, rows)
 
     def _pull(self, until_s: float) -> list[Row]:
         """Rows that came back, then those of the plan due until then."""
@@ -371,6 +410,10 @@ class LeaseHolder:
         """When the next row falls due."""
         return self._heap[0].due_s if self._heap else None
 
+    def due(self, now_s: float) -> int:
+        """Rows that should have been sent by now."""
+        return sum(row.due_s <= now_s for row in self._heap)
+
     @property
     def settled(self) -> bool:
         """Whether the master has confirmed all there is to report."""
@@ -417,7 +460,15 @@ class LeaseHolder:
         self._done.append(request)
         self._outcomes.append(OUTCOMES.index(outcome))
 
-    def report(self, now_s: float, payload: Any = None) -> Report:
+    def report(
+        self,
+        now_s: float,
+        payload: Any = None,
+        *,
+        late_s: float = 0.0,
+        leaving: bool = False,
+        load: Load = NO_LOAD,
+    ) -> Report:
         """What to tell the master now: a new batch if anything happened, and old ones that stay unconfirmed."""
         again = bool(self._batches) and now_s - self._batches[0][0] > self._resend_s
         if again:
@@ -437,4 +488,4 @@ class LeaseHolder:
             self._batches.append((now_s, batch))
             batches.append(batch)
             self._done, self._outcomes, self._dropped = [], [], []
-        return Report(max(self._epoch, 0), now_s, self._leases, batches)
+        return Report(max(self._epoch, 0), now_s, self._leases, batches, late_s, leaving, load)

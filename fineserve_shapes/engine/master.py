@@ -24,6 +24,7 @@ STEP_EVERY_S = 0.1
 LEAD_S = 1.0
 GATHER_S = 120.0
 LAST_REPORTS_S = 3.0
+DRAIN_EVERY_S = 1.0
 LAST_LEASES_S = 10.0
 WARM_UP_S = 120.0
 
@@ -40,22 +41,20 @@ class Master:
         self._send = send
         self._connected = connected
         self._greenlet: gevent.Greenlet | None = None
+        self._hurried = False
         self._loop_delay: LoopDelay | None = None
         self._strain = Strain(0.0)
         self.run: Run | None = None
 
     def begin(self, run: Run) -> None:
         """Start a run as soon as the workers that are there are ready."""
-        self.run = run
+        self.run, self._hurried = run, False
         self._strain = Strain(run.settings.limits.lag_s)
         self._loop_delay = LoopDelay()
         self._greenlet = gevent.spawn(self._drive, run)
 
     def drain(self, timeout_s: float) -> None:
-        """End the run: lease nothing more, let what is in flight end or cancel it, and close the ledger. Blocks.
-
-        An interrupt while it waits (a second Ctrl-C) cancels what is in flight at once.
-        """
+        """End the run: lease nothing more, let what is in flight end or cancel it, and close the ledger. Blocks."""
         run = self.run
         if run is None or self._greenlet is None:
             return
@@ -65,16 +64,16 @@ class Master:
         self._greenlet = None
         run.end_s = max(run.now_s, 0.0)
         run.book.stop()
-        try:
-            self._wait_for_last_reports(run, timeout_s)
-        except KeyboardInterrupt:
-            logger.warning("interrupted again: requests in flight are cancelled")
-            self._wait_for_last_reports(run, 0.0)
+        self._wait_for_last_reports(run, timeout_s)
         run.book.give_up()
         run.account_for_the_rest()
         run.begun.set()
         if self._loop_delay is not None:
             self._loop_delay.stop()
+
+    def hurry(self) -> None:
+        """A drain that goes on, or the next one, has no time: what is in flight is cancelled."""
+        self._hurried = True
 
     # messages from workers
 
@@ -111,6 +110,7 @@ class Master:
         process = run.workers.setdefault(worker, Process())
         run.streams_in_flight[worker] = in_flight = messages.unpack_in_flight(data)
         process.in_flight = sum(in_flight.values())
+        process.offset_s = messages.data_field(data, "offset_s", float)
         process.loop_delay.record(messages.unpack_delays(data))
         uncertainty_s = messages.data_field(data, "uncertainty_s", float)
         process.uncertainty_s = (
@@ -222,10 +222,17 @@ class Master:
             run.begun.set()
 
     def _wait_for_last_reports(self, run: Run, timeout_s: float) -> None:
-        for worker in run.book.alive:
-            self._send(messages.DRAIN, {"run": run.id, "timeout_s": timeout_s}, worker)
-        until_s = time.perf_counter() + timeout_s + LAST_REPORTS_S
-        while run.book.ledger.open and time.perf_counter() < until_s:
+        until_s = time.perf_counter() + timeout_s
+        told_s = float("-inf")
+        hurried = False
+        while run.book.ledger.open and (now_s := time.perf_counter()) < until_s + LAST_REPORTS_S and self._connected():
+            if self._hurried and not hurried:
+                logger.warning("requests in flight are cancelled")
+                hurried, until_s, told_s = True, now_s, float("-inf")
+            if now_s - told_s >= DRAIN_EVERY_S:  # again and again: a worker may have been away
+                told_s = now_s
+                for worker in run.book.alive:
+                    self._send(messages.DRAIN, {"run": run.id, "timeout_s": max(until_s - now_s, 0.0)}, worker)
             for worker, lease in run.book.step(run.now_s):  # signs of life, and the confirmation of reports
                 self._send(messages.LEASE, {"run": run.id, **messages.pack_lease(lease)}, worker)
             run.account()

@@ -6,6 +6,7 @@ and a MessageError says what is wrong with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fineserve_shapes.engine.leases import Batch, Lease, Report, Row
+from fineserve_shapes.engine.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
 
 PREFIX = "fineserve."
@@ -43,6 +45,7 @@ def pack_lease(lease: Lease) -> dict[str, Any]:
         "number": lease.number,
         "rows": pack_rows(lease.rows),
         "prefixes": _pack_prefixes(lease.rows),
+        "limit": None if lease.limit is None else [lease.limit.number, lease.limit.limit],
     }
 
 
@@ -59,6 +62,7 @@ def unpack_lease(data: Any) -> Lease:
         batches=data_field(data, "batches", int),
         number=number,
         rows=rows,
+        limit=None if data_field(data, "limit", (list, type(None))) is None else Limit(*_counts(data, "limit", 2)),
     )
 
 
@@ -91,6 +95,9 @@ def pack_report(report: Report) -> dict[str, Any]:
         "epoch": report.epoch,
         "at_s": report.at_s,
         "leases": report.leases,
+        "late_s": report.late_s,
+        "leaving": report.leaving,
+        "load": [report.load.number, report.load.in_flight, report.load.waiting],
         "batches": [
             {
                 "number": batch.number,
@@ -112,14 +119,19 @@ def unpack_report(data: Any) -> Report:
         at_s=data_field(data, "at_s", float),
         leases=data_field(data, "leases", int),
         batches=[_unpack_batch(batch) for batch in data_field(data, "batches", list)],
+        late_s=data_field(data, "late_s", float),
+        leaving=data_field(data, "leaving", bool),
+        load=Load(*_counts(data, "load", 3)),
     )
 
 
 def data_field(data: Any, name: str, kinds: type | tuple[type, ...]) -> Any:
-    """A field of a message, checked for its type."""
+    """A field of a message, checked for its type; a float must be finite."""
     value = data.get(name) if isinstance(data, dict) else None
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise MessageError(f"the field {name!r} of a message is a {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MessageError(f"the field {name!r} of a message is {value}")
     return value
 
 
@@ -156,6 +168,14 @@ def _unpack_prefixes(data: Any, rows: int) -> list[tuple[int, ...]]:
     found = [tuple(numbers[end - length : end]) for end, length in zip(ends, lengths.tolist(), strict=True)]
     if any(prefix and prefix[0] < 1 for prefix in found):
         raise MessageError("a block of a prefix in a lease has no token")
+    return found
+
+
+def _counts(data: Any, name: str, length: int) -> list[int]:
+    """A list of so many whole numbers."""
+    found: list[int] = data_field(data, name, list)
+    if len(found) != length or any(type(value) is not int for value in found):
+        raise MessageError(f"the field {name!r} of a message is no list of {length} whole numbers")
     return found
 
 

@@ -15,6 +15,7 @@ from gevent.event import Event
 from fineserve_shapes.engine.leases import SILENCE_S, LeaseBook, Row
 from fineserve_shapes.engine.logwriter import LogWriter
 from fineserve_shapes.engine.prefetch import prefetched
+from fineserve_shapes.engine.slots import Slots
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
 from fineserve_shapes.measure.outbox import Measurements
@@ -34,7 +35,7 @@ class Settings:
 
     run_time_s: when to stop leasing; None: with the plan. warmup_requests: extra ones before time 0. warmup_s: rows due
     before that stay out of the figures. request_log: a file for a row per request, with every token's time where
-    token_times is set.
+    token_times is set. max_concurrency: requests in flight at most, over all workers.
     """
 
     run_time_s: float | None = None
@@ -44,6 +45,7 @@ class Settings:
     warmup_s: float = 0.0
     request_log: Path | None = None
     token_times: bool = False
+    max_concurrency: int | None = None
 
 
 class Run:
@@ -70,7 +72,8 @@ class Run:
         self.end_s: float | None = None  # of the run: when leasing stopped
         silence_s = float("inf") if local else SILENCE_S
         self._reading = prefetched(iter(blocks))
-        self.book = LeaseBook(self._reading, planned, silence_s=silence_s)
+        slots = None if settings.max_concurrency is None else Slots(settings.max_concurrency)
+        self.book = LeaseBook(self._reading, planned, slots=slots, silence_s=silence_s)
         self.tally = Tally(settings.slo, settings.warmup_s)
         self.workers: dict[str, Process] = {}
         self.streams_in_flight: dict[str, dict[int, int]] = {}

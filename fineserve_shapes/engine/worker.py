@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import gevent
 import numpy as np
+from gevent.event import Event
 from gevent.pool import Pool
 
 from fineserve_shapes.engine import messages
@@ -66,10 +67,19 @@ class Worker:
 
     send: hands a message to the master. local: master and worker are one process, so there is one clock and no fence.
     finished: called when a run has been drained, before the last report leaves. name: of this worker, for the file in
-    which it leaves what the master did not take.
+    which it leaves what the master did not take. clock: of this process, seconds.
     """
 
-    def __init__(self, send: Send, *, local: bool, finished: Callable[[], None], name: str = "local") -> None:
+    def __init__(
+        self,
+        send: Send,
+        *,
+        local: bool,
+        finished: Callable[[], None],
+        name: str = "local",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock_s = clock
         self._send = send
         self._local = local
         self._name = name
@@ -81,7 +91,8 @@ class Worker:
         self._start_s = 0.0  # of the run, on the master's clock
         self._holder = LeaseHolder(fenced=not local)
         self._dispatcher: Dispatcher | None = None
-        self._draining = False
+        self._draining = self._leaving = False
+        self._drained = Event()
         self._outbox = Outbox()
         self._in_flight: Counter[int] = Counter()  # by stream
         self._loop_delay: LoopDelay | None = None
@@ -115,16 +126,25 @@ class Worker:
             self._performer.close()
             self._performer = None
 
+    def leave(self, timeout_s: float) -> None:
+        """This process is to end: take no more work, give back what is not sent, and wait so long for the rest. Blocks.
+
+        May be called again, with less time, to cut it short.
+        """
+        self._leaving = True
+        self._end_run(timeout_s)
+
     # messages from the master
 
     def on_begin(self, data: Any) -> None:
         """The run has a start: from now on there may be leases."""
         run = messages.data_field(data, "run", str)
-        if self._performer is None or run == self._run:
+        if self._performer is None or run == self._run or self._leaving:
             return
         self._end_run(timeout_s=0)
         self._run, self._start_s = run, messages.data_field(data, "start_s", float)
         self._draining = False
+        self._drained = Event()
         self._holder = LeaseHolder(fenced=not self._local)
         self._outbox = Outbox(
             messages.data_field(data, "warmup_s", float), bool(messages.data_field(data, "token_times", int))
@@ -133,9 +153,7 @@ class Worker:
         self._in_flight = Counter()
         if self._loop_delay is not None:
             self._loop_delay.take()  # getting ready is no part of the run
-        self._dispatcher = Dispatcher(
-            self._holder, self._performer.prepare, self._perform, self._now_s, lambda at_s: at_s - self._shift_s
-        )
+        self._dispatcher = Dispatcher(self._holder, self._performer.prepare, self._perform, self._now_s)
         self._greenlets.append(gevent.spawn(self._report_regularly, run))
 
     def on_warm_up(self, data: Any) -> None:
@@ -158,7 +176,9 @@ class Worker:
         """Rows to send, or a sign of life."""
         if self._dispatcher is None or data.get("run") != self._run:
             return
-        rows = self._holder.lease(messages.unpack_lease(data))
+        lease = messages.unpack_lease(data)
+        rows = self._holder.lease(lease)
+        self._dispatcher.limit(lease.limit)
         if self._draining:
             self._holder.void()
         else:
@@ -171,7 +191,7 @@ class Worker:
 
     def on_pong(self, data: Any) -> None:
         """The master's answer to a ping."""
-        received_s = time.perf_counter()
+        received_s = self._clock_s()
         sent_s, master_s = messages.data_field(data, "sent_s", float), messages.data_field(data, "master_s", float)
         self._clock.answered(sent_s, master_s, received_s)
 
@@ -179,11 +199,11 @@ class Worker:
 
     @property
     def _shift_s(self) -> float:
-        """The run's time less this process's perf_counter."""
+        """The run's time less this process's."""
         return self._clock.offset_s - self._start_s
 
     def _now_s(self) -> float:
-        return time.perf_counter() + self._shift_s
+        return self._clock_s() + self._shift_s
 
     def _introduce(self, performer: Performer) -> None:
         try:
@@ -197,16 +217,16 @@ class Worker:
         while not self._local and self._clock.pings < FIRST_PINGS and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:
-            if self._run is None:
+            if self._run is None and not self._leaving:
                 self._send(messages.HELLO, {**facts, "uncertainty_s": self._clock.uncertainty_s})
             gevent.sleep(HELLO_EVERY_S)
 
     def _ping(self) -> None:
         while True:
-            self._send(messages.PING, {"sent_s": time.perf_counter()})
+            self._send(messages.PING, {"sent_s": self._clock_s()})
             gevent.sleep(FIRST_PING_EVERY_S if self._clock.pings < FIRST_PINGS else PING_EVERY_S)
 
-    def _perform(self, row: Row, prepared: Any) -> None:
+    def _perform(self, row: Row, prepared: Any, held_s: float) -> None:
         assert self._performer is not None
         assert self._run is not None
         self._outbox.sent(row.stream, self._now_s())
@@ -218,7 +238,7 @@ class Worker:
         self._holder.done(row.request, result.outcome)
         error = None if result.outcome == "ok" else (result.outcome, shorten(result.error or ""))
         shift_s = self._shift_s
-        self._outbox.add(_record(row, result, shift_s), result.chunk_times_s + shift_s, error)
+        self._outbox.add(_record(row, result, shift_s, held_s), result.chunk_times_s + shift_s, error)
 
     def _report_regularly(self, run: str) -> None:
         while run == self._run:
@@ -231,23 +251,36 @@ class Worker:
             rows, itl_s, payload = taken
             if self._performer is not None:
                 self._performer.measured(rows, itl_s)
-        report = messages.pack_report(self._holder.report(self._now_s(), payload))
+        assert self._dispatcher is not None
+        report = self._holder.report(
+            self._now_s(),
+            payload,
+            late_s=self._dispatcher.take_late_s(),
+            leaving=self._draining or self._leaving,
+            load=self._dispatcher.load,
+        )
         delays_s = np.empty(0) if self._loop_delay is None else self._loop_delay.take()
-        report |= {
+        facts = {
             "run": self._run,
             "in_flight": list(self._in_flight.items()),
+            "offset_s": self._clock.offset_s,
             "uncertainty_s": self._clock.uncertainty_s,
             "loop_delays": delays_s.tobytes(),
         }
-        self._send(messages.REPORT, report)
+        self._send(messages.REPORT, messages.pack_report(report) | facts)
 
     def _end_run(self, timeout_s: float) -> None:
         if self._dispatcher is None:
             return
-        self._draining = True
+        if self._draining and timeout_s > 0:
+            self._drained.wait(timeout_s)  # for another reason: once is enough
+            return
+        first, self._draining = not self._draining, True
         self._dispatcher.drain(timeout_s)
-        self._finished()
+        if first:
+            self._finished()
         self._report()
+        self._drained.set()
 
     def _save_unconfirmed(self) -> None:
         """The master is gone, or it would have confirmed: what it may not have is left in a file."""
@@ -274,7 +307,7 @@ def machine() -> str:
         return platform.node()
 
 
-def _record(row: Row, result: StreamResult, shift_s: float) -> tuple[Any, ...]:
+def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tuple[Any, ...]:
     """The row of RECORD for a request and its result."""
 
     def at(time_s: float | None) -> float:
@@ -305,6 +338,7 @@ def _record(row: Row, result: StreamResult, shift_s: float) -> tuple[Any, ...]:
         result.status or 0,
         _milliseconds(metrics.get("time_to_first_token_ms")),
         _milliseconds(metrics.get("mean_itl_ms")),
+        held_s,
     )
 
 

@@ -34,9 +34,13 @@ class Limits:
 
 @dataclass(slots=True)
 class Process:
-    """A process as the master knows it: requests in flight, the worst uncertainty of its clock, its loop's delay."""
+    """A process as the master knows it: requests in flight, its clock and its loop's delay.
+
+    offset_s: the master's clock less this process's. uncertainty_s: how far off that was at most, the worst of the run.
+    """
 
     in_flight: int = 0
+    offset_s: float | None = None
     uncertainty_s: float | None = None
     loop_delay: Histogram = field(default_factory=Histogram)
     sent: int = 0
@@ -47,6 +51,7 @@ class Process:
         known = self.uncertainty_s if self.uncertainty_s is not None and math.isfinite(self.uncertainty_s) else None
         return {
             "in_flight": self.in_flight,
+            "offset_s": self.offset_s,
             "uncertainty_s": known,
             "sent": self.sent,
             **{f"loop_delay_{name}": delay[name] for name in ("mean_ms", "p50_ms", "p99_ms", "max_ms")},
@@ -80,8 +85,11 @@ def judge(
     `due`: rows due so far; `due_unsent`, `due_unknown`: those of them that did not leave, or may not have.
     `lag_p50_ms`, `lag_p99_ms`, `lag_max_ms`, `lag_mean_ms`; `lag_p99_of_ttft`: lag p99 over the median TTFT.
     `sent`, `sent_rate_rps`: of requests that ended, the warm-up's left out.
-    `workers`: by name `in_flight`, `uncertainty_s` (the worst of the run), `sent`, and the delay of the event loop:
-    `loop_delay_mean_ms`, `loop_delay_p50_ms`, `loop_delay_p99_ms`, `loop_delay_max_ms`; `master`: the same.
+    `held`: requests that waited for others in flight to end (--max-concurrency), which is no lag; `held_p50_ms`,
+    `held_p99_ms`, `held_max_ms`: for how long.
+    `workers`: by name `in_flight`, `offset_s` (the master's clock less the worker's), `uncertainty_s` (the worst of the
+    run), `sent`, and the delay of the event loop: `loop_delay_mean_ms`, `loop_delay_p50_ms`, `loop_delay_p99_ms`,
+    `loop_delay_max_ms`; `master`: the same.
     """
     lag_p99_s, ttft_s = totals.lag.quantile(0.99), totals.latencies["ttft"].quantile(0.5)
     max_lag_s = max(limits.lag_s, limits.lag_share * (ttft_s or 0.0))
@@ -112,6 +120,10 @@ def judge(
         "lag_max_ms": ms(totals.lag.maximum_s if totals.lag.count else None),
         "lag_mean_ms": ms(totals.lag.mean_s),
         "lag_p99_of_ttft": lag_p99_s / ttft_s if lag_p99_s is not None and ttft_s else None,
+        "held": totals.held.count,
+        "held_p50_ms": ms(totals.held.quantile(0.5)),
+        "held_p99_ms": ms(totals.held.quantile(0.99)),
+        "held_max_ms": ms(totals.held.maximum_s if totals.held.count else None),
         "sent": totals.sent,
         "sent_rate_rps": (totals.sent - 1) / span_s if span_s > 0 else None,
         "workers": {name: process.as_dict() for name, process in workers.items()},

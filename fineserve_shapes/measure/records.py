@@ -36,6 +36,7 @@ RECORD = np.dtype(
         ("status", "<i2"),  # of HTTP; 0: none
         ("server_ttft_s", "<f8"),  # the server's own figures, where it sends them
         ("server_itl_s", "<f8"),
+        ("held_s", "<f8"),  # held back by --max-concurrency
     ]
 )
 """Times are seconds of the run (0 is its start), NaN where there was no such moment."""
@@ -54,8 +55,8 @@ def unpack(data: bytes) -> Records:
 
 
 def lag_s(records: Records) -> FloatArray:
-    """Sent less due."""
-    return np.asarray(records["sent_s"] - records["due_s"])
+    """Sent less due, without the time in which the request was held back because others were in flight."""
+    return np.asarray(records["sent_s"] - records["due_s"] - records["held_s"])
 
 
 def ttft_s(records: Records) -> FloatArray:

@@ -60,6 +60,12 @@ def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
             f" p99 {_number(fidelity['lag_p99_ms'])} ms, max {_number(fidelity['lag_max_ms'])} ms"
         )
     ]
+    if fidelity["held"]:
+        lines.append(
+            f"held back by --max-concurrency: {fidelity['held']:,} requests, p50 {_number(fidelity['held_p50_ms'])} ms,"
+            f" p99 {_number(fidelity['held_p99_ms'])} ms, max {_number(fidelity['held_max_ms'])} ms"
+            " (not in lag; in figures from due)"
+        )
     asked, delivered = fidelity["asked"], fidelity["delivered"]
     pairs = [("rate", "requests/s", asked["rate_rps"], delivered["rate_rps"]),
              ("gap CV", "", asked["gap_cv"], delivered["gap_cv"]),

@@ -56,6 +56,7 @@ SCHEMA = pa.schema(
         ("short", pa.bool_()),
         ("server_ttft_s", pa.float64()),
         ("server_itl_s", pa.float64()),
+        ("held_s", pa.float64()),  # how long --max-concurrency held it back
     ]
 )
 """Times are seconds from the start of the run, null where there was no such moment. With token times there is one more

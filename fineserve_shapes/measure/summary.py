@@ -31,6 +31,7 @@ def summarise(
         "failed": failed(ledger),
         "short": totals.short,
         "retried": totals.retried,
+        "retried_requests": sorted(totals.retried_requests),
         "total_input_tokens": totals.input_tokens,
         "total_output_tokens": totals.output_tokens,
         "request_throughput": totals.completed * per_s,

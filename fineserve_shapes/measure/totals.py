@@ -14,6 +14,7 @@ from fineserve_shapes.measure.ledger import OK, OUTCOMES
 from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.slo import Slo
 
+MAX_LISTED = 1000
 LATENCIES = ("e2e_latency", "ttft", "ttft_from_due", "tpot", "itl")
 
 Errors = Counter[tuple[str, str]]
@@ -29,6 +30,8 @@ class Totals:
     def __init__(self) -> None:
         self.latencies = {name: Histogram() for name in LATENCIES}
         self.lag = Histogram()
+        self.held = Histogram()  # requests that were held back, by how long
+        self.retried_requests: list[int] = []  # the first MAX_LISTED of them
         self.errors: Errors = Counter()
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.input_tokens = 0
@@ -56,7 +59,10 @@ class Totals:
         for code, count in enumerate(np.bincount(rows["outcome"], minlength=len(OUTCOMES)).tolist()):
             self.outcomes[OUTCOMES[code]] += count
         self.lag.record(records.lag_s(rows))
+        self.held.record(rows["held_s"][rows["held_s"] > 0])
         self.retried += int(rows["retried"].sum())
+        self.retried_requests += rows["index"][rows["retried"]].tolist()
+        del self.retried_requests[MAX_LISTED:]
         self.sent += len(rows)
         self.first_sent_s = min(self.first_sent_s, float(rows["sent_s"].min()))
         self.last_sent_s = max(self.last_sent_s, float(rows["sent_s"].max()))
@@ -86,6 +92,8 @@ class Totals:
         for name, histogram in other.latencies.items():
             self.latencies[name].merge(histogram)
         self.lag.merge(other.lag)
+        self.held.merge(other.held)
+        self.retried_requests = (self.retried_requests + other.retried_requests)[:MAX_LISTED]
         self.add_errors(other.errors)
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] += count

@@ -54,6 +54,7 @@ class StreamResult:
     retried: bool = False
     reused: bool = False
     status: int | None = None
+    retry_after_s: float | None = None
     server_metrics: Mapping[str, Any] | None = None
 
     @property
@@ -100,6 +101,7 @@ class StreamReader:
         "_first_visible_s",
         "_is_json",
         "_metrics",
+        "_retry_after_s",
         "_sse",
         "_usage_seen",
         "asked_tokens",
@@ -113,6 +115,7 @@ class StreamReader:
     def __init__(self, asked_tokens: int) -> None:
         self.asked_tokens = asked_tokens
         self.status: int | None = None
+        self._retry_after_s: float | None = None
         self.times_s = array("d")
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
@@ -130,9 +133,10 @@ class StreamReader:
         self._error: str | None = None
         self.hopeless = False  # reading on would change nothing and cost memory: the connection should be closed
 
-    def headers(self, status: int) -> None:
-        """The status line and headers have come."""
+    def headers(self, status: int, retry_after_s: float | None = None) -> None:
+        """The status line and headers have come. retry_after_s: when the server wants to be asked again, if it says."""
         self.status = status
+        self._retry_after_s = retry_after_s
 
     def feed(self, data: bytes, at_s: float) -> bool:
         """Take bytes of the body, read at a time; whether they were progress (a token, not a comment)."""
@@ -281,5 +285,6 @@ class StreamReader:
             retried=retried,
             reused=reused,
             status=self.status,
+            retry_after_s=self._retry_after_s,
             server_metrics=self._metrics,
         )

@@ -17,6 +17,7 @@ def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, 
         "first_token_s": due_s + 0.201, "first_visible_s": due_s + 0.201, "last_token_s": due_s + 0.401,
         "end_s": due_s + 0.402, "asked_input": 100, "asked_output": 11, "input_tokens": 100, "output_tokens": 11,
         "chunks": 11, "first_chunk_tokens": 1, "status": 200, "server_ttft_s": np.nan, "server_itl_s": np.nan,
+        "held_s": 0.0,
     }  # fmt: skip
     return tuple((fields | changes).values())
 

@@ -178,3 +178,19 @@ def test_a_ledger_adds_up_and_refuses_what_does_not():
     assert ledger.as_dict()["http_error"] == 1
     with pytest.raises(ValueError, match="no request is booked as 'unknown'"):
         ledger.reopen("unknown")
+
+
+def test_time_held_back_is_no_lag_but_counts_from_due():
+    held = [record(0, sent_s=0.501, first_token_s=0.701, held_s=0.5, last_token_s=0.9, end_s=0.901), record(1)]
+    tally = tally_of(held)
+    fidelity = judge(tally.delivery, tally.total, Accounts(), {}, Limits())
+    summary = summarise(tally, ledger_of(ok=2), PLAN, RUN, fidelity)
+    assert summary["fidelity"]["lag_max_ms"] == pytest.approx(1.0)
+    assert (summary["fidelity"]["held"], summary["fidelity"]["held_max_ms"]) == (1, pytest.approx(500.0))
+    assert summary["p99_ttft_from_due_ms"] == pytest.approx(701.0, rel=RELATIVE_ERROR)
+    assert "held back by --max-concurrency: 1 requests" in summary_text(summary)
+
+
+def test_the_requests_that_were_retried_are_listed():
+    tally = tally_of([record(5, retried=True), record(6), record(2, retried=True)])
+    assert summary_of(tally, ok=3)["retried_requests"] == [2, 5]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.engine.leases import FENCE_S, Lease, LeaseBook, LeaseHolder, Report, Row
+from fineserve_shapes.engine.slots import Limit, Load, Slots
 from fineserve_shapes.workload.block import Block
 
 
@@ -174,6 +175,7 @@ def test_rows_are_dealt_in_turn():
 def test_a_silent_workers_future_goes_to_others_and_its_past_is_unknown():
     book, holders = two_workers([0.5, 0.6, 2.5, 2.6])
     book.report("b", holders["b"].report(1.6), 1.6)
+    book.step(1.3)  # a master that had slept itself would give nobody up
     messages = dict(book.step(1.6))
     assert book.ledger["unknown"] == 1  # due at 0.5, leased to a
     assert "a" not in messages
@@ -186,6 +188,7 @@ def test_a_late_report_replaces_what_was_unknown():
     row = holders["a"].take_due(0.5)
     holders["a"].done(row.request, "http_error")
     book.report("b", holders["b"].report(2.0), 2.0)
+    book.step(1.8)
     book.step(2.0)
     assert book.ledger["unknown"] == 1
     book.report("a", holders["a"].report(0.9), 2.1)
@@ -264,3 +267,64 @@ def test_a_ledger_refuses_to_end_more_than_is_open():
     book = LeaseBook(iter([]), 0)
     with pytest.raises(ValueError, match="1 requests cannot end in 'ok' where 0 are open"):
         book.ledger.end("ok")
+
+
+def leased(book: LeaseBook, now_s: float) -> dict[str, int]:
+    return {name: len(lease.rows) for name, lease in book.step(now_s)}
+
+
+def test_a_worker_that_falls_behind_gets_less() -> None:
+    book = LeaseBook(iter([plan([0.01 * i for i in range(600)])]), 600)
+    holders = {"a": LeaseHolder(), "b": LeaseHolder()}
+    for name in holders:
+        book.join(name, 0.0)
+    assert set(leased(book, 0.0).values()) == {151, 150}
+    book.report("a", holders["a"].report(0.5, late_s=0.4), 0.5)
+    book.report("b", holders["b"].report(0.5), 0.5)
+    assert leased(book, 0.6) == {"a": 20, "b": 40}
+
+
+def test_a_worker_that_leaves_gets_nothing_new_and_is_still_heard() -> None:
+    book, holders = two_workers([0.5, 0.6, 3.5, 3.6])
+    row = holders["a"].take_due(0.5)
+    holders["a"].void()
+    book.report("a", holders["a"].report(0.6, leaving=True), 0.6)
+    assert leased(book, 0.7) == {"a": 0, "b": 2}
+    holders["a"].done(row.request, "ok")
+    book.report("a", holders["a"].report(0.9), 0.9)
+    assert (book.ledger["ok"], book.ledger["unknown"]) == (1, 0)
+
+
+def test_rows_stay_with_the_plan_while_everyone_leaves() -> None:
+    book, holders = two_workers([3.5])
+    for name, holder in holders.items():
+        book.report(name, holder.report(0.6, leaving=True), 0.6)
+    assert leased(book, 1.0) == {"a": 0, "b": 0}
+    book.stop()
+    assert book.ledger["unsent"] == 1
+
+
+def test_a_master_that_slept_hears_what_came_before_it_gives_anyone_up() -> None:
+    book, holders = two_workers([0.1, 8.0])
+    book.step(0.1)
+    book.step(5.0)
+    for name, holder in holders.items():
+        book.report(name, holder.report(4.9), 5.0)
+    book.step(5.1)
+    assert book.alive == ["a", "b"]
+
+
+def test_rows_stay_with_the_plan_while_enough_of_them_wait_for_slots() -> None:
+    """What waits on a worker is lost with it: so not more waits there than it may need."""
+    book = LeaseBook(iter([plan([0.001 * i for i in range(1000)])]), 1000, horizon_s=0.2, slots=Slots(2))
+    holder = LeaseHolder()
+    book.join("a", 0.0)
+    (name, lease), *_ = book.step(0.0)
+    assert lease.limit == Limit(1, 2)
+    holder.lease(lease)
+    book.report(name, holder.report(0.3, load=Load(1, 2, 100)), 0.3)
+    assert leased(book, 0.3) == {"a": 0}
+    book.report(name, holder.report(0.4, load=Load(1, 2, 3)), 0.4)
+    assert leased(book, 0.4)["a"] > 300
+    book.stop()
+    assert book.ledger["unsent"] > 300

@@ -36,10 +36,18 @@ class Cluster:
     environment: dict[str, str]
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, *arguments: object, file: Path | str = REPLAY) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: object,
+        file: Path | str = REPLAY,
+        start_new_session: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
         """Start one Locust process; its output goes to a file of its own."""
         number = len(self.processes)
         output = (self.folder / f"locust{number}.log").open("w")
+        scratch = self.folder / f"scratch{number}"  # where Locust puts the master's locustfile, by its bare name
+        scratch.mkdir()
         process = subprocess.Popen(
             [sys.executable, "-m", "locust", "-f", str(file), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -47,7 +55,8 @@ class Cluster:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.folder,  # not the checkout: nothing may depend on where Locust is started
-            env=self.environment,
+            env=self.environment | {"TMPDIR": str(scratch)} | (environment or {}),
+            start_new_session=start_new_session,
         )
         output.close()
         self.processes.append(process)
@@ -59,9 +68,10 @@ class Cluster:
             "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", self.port, *arguments, file=file
         )
 
-    def worker(self, *arguments: object) -> subprocess.Popen[str]:
+    def worker(self, *arguments: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a worker that gets the locustfile from the master, and has neither the trace nor its path."""
-        return self.start("--worker", "--master-host", "127.0.0.1", "--master-port", self.port, *arguments, file="-")
+        return self.start("--worker", "--master-host", "127.0.0.1", "--master-port", self.port, *arguments, file="-",
+                          environment=environment)  # fmt: skip
 
     def output(self, process: subprocess.Popen[str]) -> str:
         """What a process has printed so far."""

@@ -4,67 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from runs import Cluster, cluster, free_port, outcomes, truth, write_trace
+from pages import open_page, until
+from runs import cluster, outcomes, truth, write_trace
 
 from fineserve_shapes.simulator.process import SimulatorProcess
-
-
-class Page:
-    """The web UI of a running Locust, over HTTP."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=60) as response:
-            return response.read().decode()
-
-    def post(self, path: str, **form: object) -> dict[str, Any]:
-        data = urllib.parse.urlencode({name: str(value) for name, value in form.items()}).encode()
-        with urllib.request.urlopen(self.url + path, data, timeout=60) as response:
-            found: dict[str, Any] = json.loads(response.read())
-            return found
-
-    def swarm(self, **form: object) -> dict[str, Any]:
-        return self.post("/swarm", user_count=1, spawn_rate=1, **form)
-
-    def rows(self) -> dict[tuple[str, str], int]:
-        stats = json.loads(self.get("/stats/requests"))["stats"]
-        return {(row["method"] or "", row["name"]): row["num_requests"] for row in stats}
-
-
-def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.1)
-
-
-def open_page(locust: Cluster, *arguments: object, workers: int = 0) -> Page:
-    port = free_port()
-    options = ("--web-host", "127.0.0.1", "--web-port", port, *arguments)
-    process = locust.master(*options) if workers else locust.start(*options)
-    locust.await_output(process, "Starting web interface")
-    page = Page(port)
-    until(lambda: _answers(page))
-    for _ in range(workers):
-        locust.worker()
-    until(lambda: len(json.loads(page.get("/stats/requests")).get("workers", [])) == workers)
-    return page
-
-
-def _answers(page: Page) -> bool:
-    try:
-        return bool(page.get("/"))
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,0 +1,82 @@
+"""One clock and one limit for all: workers whose clocks are seconds off, and slots that are shared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from accounts import RATE_RPS, account, scene, workers_of
+from runs import REPLAY, summary_of
+
+SKEWED = """
+import os
+import time
+
+if skew_s := float(os.environ.get("TEST_SKEW_S", 0)):
+    true_s, drift, zero_s = time.perf_counter, float(os.environ["TEST_DRIFT"]), time.perf_counter()
+    time.perf_counter = lambda: true_s() + skew_s + drift * (true_s() - zero_s)
+
+    from fineserve_shapes.engine import timer
+
+    timer.Timer.__init__ = lambda self: setattr(self, "_fd", -1)  # the kernel's timer knows nothing of all this
+
+"""
+
+
+def test_workers_send_on_time_though_their_clocks_are_seconds_off_and_drift(tmp_path: Path) -> None:
+    file = tmp_path / "skewed.py"
+    file.write_text(SKEWED + REPLAY.read_text())
+    with scene(tmp_path, seconds=8) as run:
+        run.processes = [
+            run.locust.master("--headless", "--expect-workers", 3, "--host", run.simulator.url, "--request-trace-csv",
+                              run.trace, "--output-file", tmp_path / "out.json", file=file),
+            run.locust.worker(),
+            run.locust.worker(environment={"TEST_SKEW_S": "7.5", "TEST_DRIFT": "8e-5"}),
+            run.locust.worker(environment={"TEST_SKEW_S": "-3600", "TEST_DRIFT": "-8e-5"}),
+        ]  # fmt: skip
+        done = run.finished()
+    assert account(tmp_path, run.requests) == {"ok": run.requests}, done.output
+    workers = workers_of(tmp_path)
+    assert np.allclose(sorted(facts["offset_s"] for facts in workers.values()), [-7.5, 0, 3600], atol=0.02)
+    assert all(0 < facts["uncertainty_s"] < 0.02 for facts in workers.values())
+    rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    late_s = np.array([row["received_s"] - int(row["request_id"].split("-")[1]) / RATE_RPS for row in rows])
+    assert np.quantile(late_s, 0.95) - np.quantile(late_s, 0.05) < 0.05
+    summary = summary_of(tmp_path / "out.json")
+    assert 45 < summary["median_ttft_ms"] < 80
+    assert summary["fidelity"]["lag_p50_ms"] < 20
+
+
+def test_no_more_requests_than_allowed_are_in_flight_over_all_workers(tmp_path: Path) -> None:
+    """Thirty would be: they wait, all of them are sent, and the wait is no lag but counts from due."""
+    limit = 7
+    with scene(tmp_path, seconds=3, output_tokens=46) as run:  # answers of 0.5 s
+        run.begin(3, "--max-concurrency", limit)
+        done = run.finished()
+    assert account(tmp_path, run.requests) == {"ok": run.requests}, done.output
+    rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    begins = np.array([row["received_s"] for row in rows])
+    ends = np.array([row["chunk_written_s"][-1] for row in rows])
+    in_flight = [int(((begins <= at_s) & (ends > at_s)).sum()) for at_s in begins]
+    assert max(in_flight) == limit
+    took_s = ends.max() - begins.min()
+    assert took_s < 1.4 * run.requests * 0.5 / limit  # the slots are used
+    summary = summary_of(tmp_path / "out.json")
+    fidelity = summary["fidelity"]
+    assert fidelity["held"] > run.requests / 2
+    assert fidelity["held_max_ms"] > 5000
+    assert fidelity["lag_p99_ms"] < 500
+    assert summary["p99_ttft_from_due_ms"] > 5000
+    assert summary["p99_ttft_ms"] < 500
+    assert "held back by --max-concurrency" in done.output
+
+
+def test_a_run_that_ends_while_requests_are_held_back_accounts_for_them(tmp_path: Path) -> None:
+    with scene(tmp_path, seconds=10, output_tokens=46) as run:
+        run.begin(2, "--max-concurrency", 1, "-t", "3s")
+        done = run.finished()
+    ended = account(tmp_path, 180)
+    assert set(ended) == {"ok", "unsent"}, done.output
+    assert ended["ok"] < 12
+    assert done.code == 0
