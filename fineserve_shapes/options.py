@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from fineserve_shapes.engine.run import Settings
 
 
+LOOPBACK = "127.0.0.1"
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option. default: the text that stands for it; "" is not given. A switch has the default None."""
@@ -118,6 +121,20 @@ def add(parser: Any, options: Iterable[Option], *, environment: bool = True) -> 
                 option.flag, default=option.default, choices=option.choices, help=shown,
                 metavar=None if option.choices else option.dest.rpartition("_")[2].upper(), **variable,
             )  # fmt: skip
+
+
+def listen_to_this_machine(parser: Any) -> None:
+    """Have the master's port take workers of this machine alone, unless --master-bind-host says otherwise.
+
+    Locust would listen on all interfaces, and the port is neither encrypted nor authenticated.
+    """
+    for action in parser._actions:
+        if "--master-bind-host" in action.option_strings:
+            action.default = LOOPBACK
+            action.help = (
+                "IP address for the master to listen on, or * for all. By default only workers on this machine are"
+                f" taken ({LOOPBACK}): the port is neither encrypted nor authenticated."
+            )
 
 
 class Values:

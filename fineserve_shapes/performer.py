@@ -16,7 +16,9 @@ from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OK
+from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.stream import StreamResult
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
 
@@ -32,6 +34,7 @@ class UserPerformer:
     def __init__(self, environment: Any) -> None:
         self._environment = environment
         self._user: ArrivalUser | None = None
+        self._kinds: set[str] = set()
 
     def open(self) -> dict[str, Any]:
         """Make the user and get it ready."""
@@ -113,10 +116,18 @@ class UserPerformer:
             name=name[1],
             response_time=1e3 * result.e2e_s,
             response_length=result.output_tokens or 0,
-            exception=None if result.outcome == "ok" else RequestFailure(f"{result.outcome}: {result.error}"),
+            exception=None if result.outcome == "ok" else RequestFailure(self._kind(result)),
             context={"id": request.id, "index": request.index},
             start_time=time.time() - (time.perf_counter() - result.sent_s),
         )
+
+    def _kind(self, result: StreamResult) -> str:
+        """What Locust's failures tab shows: it keeps every different text for ever, so there may only be some hundred."""
+        text = f"{result.outcome}: {shorten(result.error or '')}"
+        if text not in self._kinds and len(self._kinds) >= MAX_ERROR_KINDS:
+            text = f"{result.outcome}: {OTHER_ERRORS}"
+        self._kinds.add(text)
+        return text
 
     def _log(self, metric: str, values: FloatArray) -> None:
         """Add values to a METRIC row, as `StatsEntry.log` does one by one: not as requests, which count in the totals."""

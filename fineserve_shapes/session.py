@@ -7,11 +7,11 @@ workers and in a single process it sends requests.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,6 @@ from locust.runners import STATE_INIT, LocalRunner, MasterRunner, WorkerRunner
 from fineserve_shapes import __version__
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.master import Master
-from fineserve_shapes.engine.messages import MessageError
 from fineserve_shapes.engine.progressline import ProgressLine
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import Worker, machine
@@ -39,6 +38,7 @@ from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.measure.report import summary_text
 from fineserve_shapes.measure.summary import summarise
 from fineserve_shapes.options import Values, settings
+from fineserve_shapes.peers import Mailbox
 from fineserve_shapes.performer import UserPerformer
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.workload.plan import Plan
@@ -74,15 +74,16 @@ class WorkerSession:
             finished=self._send_statistics,
             name=getattr(runner, "client_id", "local"),
         )
+        mailbox = Mailbox()
         for kind, listener in (
             (messages.BEGIN, self.worker.on_begin),
             (messages.LEASE, self.worker.on_lease),
             (messages.PONG, self.worker.on_pong),
         ):
-            runner.register_message(kind, _checked(listener))
+            runner.register_message(kind, mailbox.listener(listener))
         # waiting for requests in flight must not hold up other messages
-        runner.register_message(messages.DRAIN, _checked(self.worker.on_drain), concurrent=True)
-        runner.register_message(messages.WARM_UP, _checked(self.worker.on_warm_up), concurrent=True)
+        runner.register_message(messages.DRAIN, mailbox.listener(self.worker.on_drain), concurrent=True)
+        runner.register_message(messages.WARM_UP, mailbox.listener(self.worker.on_warm_up), concurrent=True)
         environment.events.test_start.add_listener(self._on_test_start)
         environment.events.test_stop.add_listener(self._on_test_stop)
         environment.events.quitting.add_listener(self._on_quitting)
@@ -140,13 +141,14 @@ class MasterSession:
         self.master = Master(
             lambda kind, data, worker: self._runner.send_message(kind, data, client_id=worker), self._connected
         )
+        mailbox = Mailbox(self.master.dropped)
         for kind, listener in (
             (messages.HELLO, self._on_hello),
             (messages.PING, self.master.on_ping),
             (messages.WARM, self.master.on_warm),
             (messages.REPORT, self.master.on_report),
         ):
-            self._runner.register_message(kind, _checked_from(listener))
+            self._runner.register_message(kind, mailbox.listener_from(listener))
         environment.events.test_stopping.add_listener(self._on_test_stopping)
         environment.events.quitting.add_listener(self._on_quitting)
         environment.events.quit.add_listener(self._on_quit)
@@ -155,6 +157,10 @@ class MasterSession:
         if environment.web_ui is not None:
             self._wrap_swarm(environment.web_ui)
         self._signals = on_signals(self._on_signal)
+        if isinstance(self._runner, MasterRunner) and not _is_loopback(self._runner.master_bind_host):
+            logger.warning("the master listens on %s port %s: whoever reaches it can take part and read the options; it"
+                           " is neither encrypted nor authenticated", self._runner.master_bind_host,
+                           self._runner.master_bind_port)  # fmt: skip
         if environment.parsed_options.headless:
             options = environment.parsed_options
             self._shows_progress = not options.print_stats
@@ -431,6 +437,13 @@ def _write_tables(run: Run, prefix: str) -> None:
         logger.error("cannot write %s_llm.csv and its history: %s (--csv)", prefix, error.strerror)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _exit_with(error: InputError) -> NoReturn:
     sys.stderr.write(f"locust: error: {error}\n")
     sys.exit(EXIT_BAD_INPUT)
@@ -449,30 +462,6 @@ def _write_summary(summary: dict[str, Any], path: Path) -> None:
             file.write(data)
     except OSError as error:
         logger.error("cannot write the summary to %s: %s (--output-file)", path, error.strerror)
-
-
-def _checked(listener: Callable[[Any], None]) -> Callable[..., None]:
-    """A listener for Locust's messages: one that cannot be read is counted out, not a crash."""
-
-    def on_message(msg: Any, **_: Any) -> None:
-        try:
-            listener(msg.data)
-        except MessageError as error:
-            logger.warning("a message %s was dropped: %s", msg.type, error)
-
-    return on_message
-
-
-def _checked_from(listener: Callable[[str, Any], None]) -> Callable[..., None]:
-    """The same for listeners that want to know the sender."""
-
-    def on_message(msg: Any, **_: Any) -> None:
-        try:
-            listener(msg.node_id, msg.data)
-        except MessageError as error:
-            logger.warning("a message %s from %s was dropped: %s", msg.type, msg.node_id, error)
-
-    return on_message
 
 
 def bind(environment: Any, shape: PlanShape) -> MasterSession | None:

@@ -62,6 +62,7 @@ class PlanShape(LoadTestShape):
         for user_class in _subclasses(ArrivalUser):
             options.add(parser, user_class.options())
         options.add(parser, options.RUN)
+        options.listen_to_this_machine(parser)
 
     @classmethod
     def _bind(cls, environment: Any, **_: Any) -> None:

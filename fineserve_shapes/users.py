@@ -17,6 +17,7 @@ from locust import User
 
 from fineserve_shapes import __version__, options
 from fineserve_shapes.engine.client import Client, Deadlines
+from fineserve_shapes.engine.descriptors import allow_many
 from fineserve_shapes.engine.preflight import ServedModel, find_model
 from fineserve_shapes.engine.reactor import Reactor
 from fineserve_shapes.engine.retry import Retry429
@@ -144,6 +145,7 @@ class _OpenAIUser(ArrivalUser):
         )
         # text that is checked against a tokenizer takes milliseconds, in which the interpreter's lock is free
         self._slow_prompts = values.text("--tokenizer") is not None and self._prompts.form != "token_ids"
+        allow_many()
         self._reactor = Reactor(time.perf_counter)
         self._client = Client(target, self._reactor, deadlines, self.headers())
         return {

@@ -13,7 +13,8 @@ import gevent
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.loopdelay import LoopDelay
-from fineserve_shapes.engine.run import Run
+from fineserve_shapes.engine.messages import MessageError
+from fineserve_shapes.engine.run import MAX_AHEAD_S, Run
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.strain import Strain
@@ -79,20 +80,20 @@ class Master:
 
     def on_hello(self, worker: str, data: Any) -> None:
         """A worker is ready, or cannot be."""
+        facts, error = messages.unpack_hello(data)
         run = self.run
-        if run is None or not isinstance(data, dict):
+        if run is None or worker not in self._connected():
             return
-        error = data.get("error")
         others = {facts.get("digest") for facts in run.facts.values()}
-        if others and data.get("digest") not in others and error is None:
+        if others and facts.get("digest") not in others and error is None:
             error = f"worker {worker} makes other prompts than the others: its prompt file or tokenizer differs"
-        if isinstance(error, str):
+        if error is not None:
             if run.start_s is None:
                 self._fail(run, InputError(error))
             else:
                 logger.error("worker %s cannot take part: %s", worker, error)
             return
-        run.facts[worker] = data
+        run.facts[worker] = facts
         if run.start_s is not None and not run.book.closed:
             self._welcome(run, worker)
 
@@ -104,15 +105,21 @@ class Master:
     def on_report(self, worker: str, data: Any) -> None:
         """What became of rows."""
         run = self.run
-        if run is None or not isinstance(data, dict) or data.get("run") != run.id:
+        if messages.data_field(data, "run", str) != (run and run.id) or run is None:
             return
-        report = messages.unpack_report(data)
-        process = run.workers.setdefault(worker, Process())
-        run.streams_in_flight[worker] = in_flight = messages.unpack_in_flight(data)
-        process.in_flight = sum(in_flight.values())
-        process.offset_s = messages.data_field(data, "offset_s", float)
-        process.loop_delay.record(messages.unpack_delays(data))
+        report, in_flight = messages.unpack_report(data), messages.unpack_in_flight(data)
+        offset_s = messages.data_field(data, "offset_s", float)
         uncertainty_s = messages.data_field(data, "uncertainty_s", float)
+        delays_s = messages.unpack_delays(data)
+        if worker not in run.facts:
+            raise MessageError("it reports and has never said hello")
+        if report.at_s > run.now_s + MAX_AHEAD_S:
+            raise MessageError(f"it is {report.at_s - run.now_s:.0f} s ahead of time")
+        process = run.workers.setdefault(worker, Process())
+        run.streams_in_flight[worker] = in_flight
+        process.in_flight = sum(in_flight.values())
+        process.offset_s = offset_s
+        process.loop_delay.record(delays_s)
         process.uncertainty_s = (
             uncertainty_s if process.uncertainty_s is None else max(process.uncertainty_s, uncertainty_s)
         )
@@ -126,9 +133,14 @@ class Master:
 
     def on_warm(self, worker: str, data: Any) -> None:
         """A worker's warm-up requests have ended."""
-        run = self.run
-        if run is not None and isinstance(data, dict) and data.get("run") == run.id:
-            run.warm[worker] = data
+        run, said = self.run, messages.unpack_warm(data)
+        if run is not None and said["run"] == run.id and worker in run.facts:
+            run.warm[worker] = said
+
+    def dropped(self) -> None:
+        """A message could not be read."""
+        if self.run is not None:
+            self.run.malformed += 1
 
     # the run
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fineserve_shapes.engine.leases import Batch, Lease, Report, Row
 from fineserve_shapes.engine.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.protocol.openai import shorten
 
 PREFIX = "fineserve."
 LEASE, BEGIN, DRAIN, PONG, WARM_UP = (PREFIX + name for name in ("lease", "begin", "drain", "pong", "warm_up"))
@@ -32,6 +33,10 @@ _ROW = np.dtype(
 )
 
 
+_PLAIN = (str, int, float, bool, type(None))
+_MANY = 2**31
+
+
 class MessageError(ValueError):
     """A message that no peer of this version sends."""
 
@@ -46,6 +51,23 @@ def pack_lease(lease: Lease) -> dict[str, Any]:
         "rows": pack_rows(lease.rows),
         "prefixes": _pack_prefixes(lease.rows),
         "limit": None if lease.limit is None else [lease.limit.number, lease.limit.limit],
+    }
+
+
+def unpack_hello(data: Any) -> tuple[dict[str, Any], str | None]:
+    """What a worker says when it is ready, and why it cannot be, if so."""
+    error = data_field(data, "error", (str, type(None)))
+    facts = {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, _PLAIN)}
+    return facts, None if error is None else shorten(error)
+
+
+def unpack_warm(data: Any) -> dict[str, Any]:
+    """What a worker says of its warm-up requests."""
+    return {
+        "run": data_field(data, "run", str),
+        "requests": data_field(data, "requests", int),
+        "ok": data_field(data, "ok", int),
+        "error": data_field(data, "error", (str, type(None))),
     }
 
 
@@ -68,7 +90,10 @@ def unpack_lease(data: Any) -> Lease:
 
 def unpack_rows(data: Any) -> list[Row]:
     """The rows in a message's field of that name."""
-    return [Row(*row) for row in _array(data, "rows", _ROW).tolist()]
+    rows = _array(data, "rows", _ROW)
+    if not np.isfinite(rows["due_s"]).all():
+        raise MessageError("a row has no time")
+    return [Row(*row) for row in rows.tolist()]
 
 
 def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
@@ -114,6 +139,9 @@ def pack_report(report: Report) -> dict[str, Any]:
 
 def unpack_report(data: Any) -> Report:
     """The report that was packed; payloads are the measuring room's to check."""
+    load = Load(*_counts(data, "load", 3))
+    if not 0 <= load.in_flight < _MANY or not 0 <= load.waiting < _MANY:
+        raise MessageError(f"a load of {load.in_flight} and {load.waiting} requests is none")
     return Report(
         epoch=data_field(data, "epoch", int),
         at_s=data_field(data, "at_s", float),
@@ -121,13 +149,15 @@ def unpack_report(data: Any) -> Report:
         batches=[_unpack_batch(batch) for batch in data_field(data, "batches", list)],
         late_s=data_field(data, "late_s", float),
         leaving=data_field(data, "leaving", bool),
-        load=Load(*_counts(data, "load", 3)),
+        load=load,
     )
 
 
 def data_field(data: Any, name: str, kinds: type | tuple[type, ...]) -> Any:
     """A field of a message, checked for its type; a float must be finite."""
-    value = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        raise MessageError(f"a message holds a {type(data).__name__} where there should be fields")
+    value = data.get(name)
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise MessageError(f"the field {name!r} of a message is a {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):

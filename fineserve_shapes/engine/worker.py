@@ -174,7 +174,7 @@ class Worker:
 
     def on_lease(self, data: Any) -> None:
         """Rows to send, or a sign of life."""
-        if self._dispatcher is None or data.get("run") != self._run:
+        if messages.data_field(data, "run", str) != self._run or self._dispatcher is None:
             return
         lease = messages.unpack_lease(data)
         rows = self._holder.lease(lease)

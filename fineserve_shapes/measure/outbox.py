@@ -63,6 +63,8 @@ class Measurements:
             and all((values["stream"] >= 0).all() for values in (rows, sent, gaps))
             and all(np.isfinite(rows[name]).all() for name in ("due_s", "sent_s", "end_s"))
             and np.isfinite(sent["sent_s"]).all()
+            and (np.isfinite(rows["held_s"]) & (rows["held_s"] >= 0)).all()
+            and not any(np.isinf(rows[name]).any() for name in ("first_token_s", "first_visible_s", "last_token_s"))
             and (rows["chunks"] >= 0).all()
             and ((gaps["second"] >= 0) & (gaps["place"] < BUCKETS) & (gaps["count"] > 0)).all()
             and all(stream >= 0 for stream in itl)

@@ -68,8 +68,7 @@ class SSEDecoder:
         self._skip_lf = data[-1:] == b"\r"
         first, *lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         self._line += first
-        if len(self._line) + self._data_bytes > self._max_bytes:
-            raise SSEError(f"an event of more than {self._max_bytes} bytes")
+        self._check(self._line)
         if not lines:
             return []
         payloads: list[bytes] = []
@@ -77,12 +76,18 @@ class SSEDecoder:
         for line in lines[:-1]:
             self._take(line, payloads)
         self._line = bytearray(lines[-1])
+        self._check(self._line)
         return payloads
+
+    def _check(self, line: bytes | bytearray) -> None:
+        if len(line) + self._data_bytes > self._max_bytes:
+            raise SSEError(f"an event of more than {self._max_bytes} bytes")
 
     def _take(self, line: bytes, payloads: list[bytes]) -> None:
         if self._at_start:
             self._at_start = False
             line = line.removeprefix(_BOM)
+        self._check(line)  # also one that came in one piece: how the bytes are split makes no difference
         if not line:
             if self._data:
                 payloads.append(b"\n".join(self._data))
@@ -91,8 +96,6 @@ class SSEDecoder:
             value = line[6:] if line[5:6] == b" " else line[5:]
             self._data.append(value)
             self._data_bytes += len(value) + 1  # a line costs memory even when it is empty
-            if self._data_bytes > self._max_bytes:
-                raise SSEError(f"an event of more than {self._max_bytes} bytes")
         elif line == b"data":
             self._data.append(b"")
             self._data_bytes += 1

@@ -39,18 +39,26 @@ class Scene:
     def workers(self) -> list[subprocess.Popen[str]]:
         return self.processes[1:]
 
-    def begin(self, workers: int, *arguments: object, processes: bool = False, expected: int | None = None) -> None:
-        """Start Locust and wait until the run's time 0."""
+    def launch(self, workers: int, *arguments: object, processes: bool = False) -> None:
+        """Start Locust."""
         given = ("--headless", "--only-summary", "--host", self.simulator.url, "--request-trace-csv", self.trace,
                  "--output-file", self.folder / "out.json", *arguments)  # fmt: skip
         if processes:
             self.processes = [self.locust.start("--processes", workers, *given, start_new_session=True)]
         else:
-            master = self.locust.master("--expect-workers", expected or workers, *given)
+            master = self.locust.master("--expect-workers", workers, *given)
             self.processes = [master, *(self.locust.worker() for _ in range(workers))]
+
+    def await_start(self) -> None:
+        """Wait until the run's time 0."""
         output = self.locust.await_output(self.master, "worker(s)", timeout_s=60)
         assert "starts with" in output
         time.sleep(1.0)  # the lead
+
+    def begin(self, workers: int, *arguments: object, processes: bool = False) -> None:
+        """Both."""
+        self.launch(workers, *arguments, processes=processes)
+        self.await_start()
 
     def finished(self, timeout_s: float = 60.0) -> Finished:
         return self.locust.wait(self.master, timeout_s)
@@ -59,6 +67,7 @@ class Scene:
 @contextmanager
 def scene(folder: Path, seconds: float = 6.0, output_tokens: int = 5, **simulator: object) -> Iterator[Scene]:
     """Even arrivals for so many seconds; nothing is started yet but the simulator."""
+    folder.mkdir(exist_ok=True)
     requests = int(seconds * RATE_RPS)
     trace = write_trace(folder / "trace.csv", (np.arange(requests) / RATE_RPS).tolist(), output_tokens=output_tokens)
     flags: dict[str, object] = {"ttft_ms": 50, "itl_ms": 10} | simulator

@@ -27,7 +27,7 @@ if skew_s := float(os.environ.get("TEST_SKEW_S", 0)):
 def test_workers_send_on_time_though_their_clocks_are_seconds_off_and_drift(tmp_path: Path) -> None:
     file = tmp_path / "skewed.py"
     file.write_text(SKEWED + REPLAY.read_text())
-    with scene(tmp_path, seconds=8) as run:
+    with scene(tmp_path, seconds=5) as run:
         run.processes = [
             run.locust.master("--headless", "--expect-workers", 3, "--host", run.simulator.url, "--request-trace-csv",
                               run.trace, "--output-file", tmp_path / "out.json", file=file),
@@ -49,9 +49,9 @@ def test_workers_send_on_time_though_their_clocks_are_seconds_off_and_drift(tmp_
 
 
 def test_no_more_requests_than_allowed_are_in_flight_over_all_workers(tmp_path: Path) -> None:
-    """Thirty would be: they wait, all of them are sent, and the wait is no lag but counts from due."""
+    """Two dozen would be: they wait, all of them are sent, and the wait is no lag but counts from due."""
     limit = 7
-    with scene(tmp_path, seconds=3, output_tokens=46) as run:  # answers of 0.5 s
+    with scene(tmp_path, seconds=2, output_tokens=36) as run:  # answers of 0.4 s
         run.begin(3, "--max-concurrency", limit)
         done = run.finished()
     assert account(tmp_path, run.requests) == {"ok": run.requests}, done.output
@@ -61,22 +61,12 @@ def test_no_more_requests_than_allowed_are_in_flight_over_all_workers(tmp_path: 
     in_flight = [int(((begins <= at_s) & (ends > at_s)).sum()) for at_s in begins]
     assert max(in_flight) == limit
     took_s = ends.max() - begins.min()
-    assert took_s < 1.4 * run.requests * 0.5 / limit  # the slots are used
+    assert took_s < 1.4 * run.requests * 0.4 / limit  # the slots are used
     summary = summary_of(tmp_path / "out.json")
     fidelity = summary["fidelity"]
     assert fidelity["held"] > run.requests / 2
-    assert fidelity["held_max_ms"] > 5000
+    assert fidelity["held_max_ms"] > 3000
     assert fidelity["lag_p99_ms"] < 500
-    assert summary["p99_ttft_from_due_ms"] > 5000
+    assert summary["p99_ttft_from_due_ms"] > 3000
     assert summary["p99_ttft_ms"] < 500
     assert "held back by --max-concurrency" in done.output
-
-
-def test_a_run_that_ends_while_requests_are_held_back_accounts_for_them(tmp_path: Path) -> None:
-    with scene(tmp_path, seconds=10, output_tokens=46) as run:
-        run.begin(2, "--max-concurrency", 1, "-t", "3s")
-        done = run.finished()
-    ended = account(tmp_path, 180)
-    assert set(ended) == {"ok", "unsent"}, done.output
-    assert ended["ok"] < 12
-    assert done.code == 0

@@ -7,70 +7,71 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
-import pytest
 from accounts import account, scene
 
-SLOW = {"seconds": 30, "output_tokens": 150}  # answers of 1.5 s
+SLOW: dict[str, Any] = {"seconds": 30, "output_tokens": 150}  # answers of 1.5 s
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_master_drains(tmp_path: Path, number: int) -> None:
-    """What is in flight ends, the rest is unsent, the summary is printed, and that is a success."""
-    with scene(tmp_path, **SLOW) as run:
-        run.begin(2)
-        time.sleep(2.0)
-        run.master.send_signal(number)
-        done = run.finished()
-        codes = [run.locust.wait(worker, 10).code for worker in run.workers]
-    ended = account(tmp_path, run.requests)
-    assert set(ended) == {"ok", "unsent"}, done.output
-    assert (done.code, codes) == (0, [0, 0])
-    assert "ledger: " in done.output
-    assert "Traceback" not in done.output
+def test_an_interrupt_drains(tmp_path: Path) -> None:
+    """SIGINT or SIGTERM to the master, or Ctrl-C with --processes, where the terminal sends SIGINT to the whole group: what
+    is in flight ends, nothing is cancelled, the rest is unsent, the summary is printed, and that is a success."""
+    folders = [tmp_path / name for name in ("int", "term", "group")]
+    with scene(folders[0], **SLOW) as one, scene(folders[1], **SLOW) as two, scene(folders[2], **SLOW) as group:
+        one.launch(2)
+        two.launch(2)
+        group.launch(2, processes=True)
+        for run in (one, two, group):
+            run.await_start()
+        time.sleep(1.5)
+        one.master.send_signal(signal.SIGINT)
+        two.master.send_signal(signal.SIGTERM)
+        os.killpg(group.master.pid, signal.SIGINT)
+        ends = [run.finished() for run in (one, two, group)]
+        codes = [run.locust.wait(worker, 10).code for run in (one, two) for worker in run.workers]
+    assert codes == [0, 0, 0, 0]
+    for run, done in zip((one, two, group), ends, strict=True):
+        assert set(account(run.folder, run.requests)) == {"ok", "unsent"}, done.output
+        assert done.code == 0
+        assert "ledger: " in done.output
+        assert "Traceback" not in done.output
 
 
-def test_control_c_reaches_every_process_and_cancels_nothing(tmp_path: Path) -> None:
-    """--processes: the terminal sends SIGINT to the whole group."""
-    with scene(tmp_path, **SLOW) as run:
-        run.begin(2, processes=True)
-        time.sleep(2.0)
-        os.killpg(run.master.pid, signal.SIGINT)
-        done = run.finished()
-    ended = account(tmp_path, run.requests)
-    assert set(ended) == {"ok", "unsent"}, done.output
-    assert done.code == 0
-    assert "Traceback" not in done.output
-
-
-@pytest.mark.parametrize("processes", [False, True])
-def test_a_second_signal_cancels_what_is_in_flight(tmp_path: Path, processes: bool) -> None:
-    with scene(tmp_path, seconds=30, output_tokens=5000) as run:  # answers of 50 s
-        run.begin(2, "--drain-timeout", 100, processes=processes)
-        time.sleep(1.0)
+def test_a_second_signal_cancels_what_is_in_flight(tmp_path: Path) -> None:
+    endless: dict[str, Any] = {"seconds": 30, "output_tokens": 5000}  # answers of 50 s
+    with scene(tmp_path / "term", **endless) as one, scene(tmp_path / "group", **endless) as group:
+        one.launch(2, "--drain-timeout", 100)
+        group.launch(2, "--drain-timeout", 100, processes=True)
+        one.await_start()
+        group.await_start()
         for pause_s in (2.0, 0.0):
-            if processes:
-                os.killpg(run.master.pid, signal.SIGINT)
-            else:
-                run.master.send_signal(signal.SIGTERM)
+            one.master.send_signal(signal.SIGTERM)
+            os.killpg(group.master.pid, signal.SIGINT)
             time.sleep(pause_s)
         second_s = time.monotonic()
-        done = run.finished()
-        assert time.monotonic() - second_s < 8
-    ended = account(tmp_path, run.requests)
-    assert set(ended) == {"cancelled", "unsent"}, done.output
-    assert done.code == 0
-    assert "ledger: " in done.output
+        ends = [run.finished() for run in (one, group)]
+        assert time.monotonic() - second_s < 10
+    for run, done in zip((one, group), ends, strict=True):
+        assert set(account(run.folder, run.requests)) == {"cancelled", "unsent"}, done.output
+        assert done.code == 0
+        assert "ledger: " in done.output
 
 
-def test_a_drain_ends_at_its_time_limit(tmp_path: Path) -> None:
-    """Some answers end within the drain, others never do."""
-    with scene(tmp_path, seconds=20, output_tokens=100, fault="stall=0.3") as run:
-        run.begin(2, "-t", "2s", "--drain-timeout", 2)
-        done = run.finished()
-    ended = account(tmp_path, 120)
-    assert set(ended) == {"ok", "cancelled"}, done.output
-    assert done.code == 0
+def test_a_drain_ends_at_its_time_limit_and_what_was_held_back_is_unsent(tmp_path: Path) -> None:
+    """Some answers end within the drain, others never do; and where one at a time is allowed, most wait."""
+    with (
+        scene(tmp_path / "stalls", seconds=20, output_tokens=100, fault="stall=0.3") as stalls,
+        scene(tmp_path / "held", seconds=20, output_tokens=46) as held,
+    ):
+        stalls.launch(2, "-t", "2s", "--drain-timeout", 2)
+        held.launch(2, "-t", "2s", "--max-concurrency", 1)
+        ends = [run.finished() for run in (stalls, held)]
+    assert set(account(stalls.folder, 120)) == {"ok", "cancelled"}, ends[0].output
+    ended = account(held.folder, 120)
+    assert set(ended) == {"ok", "unsent"}, ends[1].output
+    assert ended["ok"] < 8
+    assert [done.code for done in ends] == [0, 0]
 
 
 def test_signals_before_the_start_end_the_wait_for_workers(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_runs_in_a_row_are_clean_though_a_worker_was_killed_and_the_stop_button_
 def test_a_server_that_is_started_anew_is_found_again(tmp_path: Path) -> None:
     """What was in flight is broken off, what came while it was away refused, what comes after is served."""
     later = tmp_path / "later.jsonl"
-    with scene(tmp_path, seconds=9, output_tokens=30) as run:
+    with scene(tmp_path, seconds=7, output_tokens=30) as run:
         run.begin(2)
-        time.sleep(3.0)
+        time.sleep(2.0)
         run.simulator.stop()
         time.sleep(1.5)
         with SimulatorProcess(port=run.simulator.port, ttft_ms=50, itl_ms=10, ground_truth=later):
