@@ -11,6 +11,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import command as simulate
 
 TRACE_HELP = "look at traces, fit parameters to them, make and convert them"
+REPORT_HELP = "an HTML report of request logs, several runs side by side"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,6 +32,12 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         trace.add_parser(commands, TRACE_HELP)
     else:
         commands.add_parser("trace", help=TRACE_HELP)
+    if "report" in argv[:1]:
+        from fineserve_shapes.htmlreport import command as report  # likewise
+
+        report.add_parser(commands, REPORT_HELP)
+    else:
+        commands.add_parser("report", help=REPORT_HELP)
     return result
 
 

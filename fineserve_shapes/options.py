@@ -100,6 +100,9 @@ RUN = (
     Option("--max-lag-share", "... or at most this share of the median TTFT, if that is more", "0.05"),
     Option("--max-clock-uncertainty", "a valid run's workers know the master's clock at least so well", "1ms"),
     Option("--fail-if-invalid", "exit with code 3 where the load asked for was not the load delivered", None),
+    Option("--report", "write an HTML report there at the end: one file that opens without a network"),
+    Option("--scrape-server-metrics", "auto (a vLLM server's /metrics, if it answers), off, or the page's URL", "auto"),
+    Option("--prometheus-port", "PORT or HOST:PORT at which Prometheus finds the run's figures, without a login"),
 )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.measure.report import summary_text
 from fineserve_shapes.measure.summary import summarise
+from fineserve_shapes.observers import Observers
 from fineserve_shapes.options import Values, settings
 from fineserve_shapes.peers import Mailbox
 from fineserve_shapes.performer import UserPerformer
@@ -154,6 +155,10 @@ class MasterSession:
         environment.events.quit.add_listener(self._on_quit)
         self._start_shape = self._runner.start_shape
         self._runner.start_shape = self._checked_start_shape
+        try:
+            self._observers = Observers(environment.web_ui, environment.parsed_options)
+        except InputError as error:
+            _exit_with(error)
         if environment.web_ui is not None:
             self._wrap_swarm(environment.web_ui)
         self._signals = on_signals(self._on_signal)
@@ -202,6 +207,7 @@ class MasterSession:
             local = isinstance(self._runner, LocalRunner)
             run = Run(planned.plan, planned.plan.requests, planned.settings, local=local)
             self._provide_host()
+            self._observe(run, planned)
         except InputError as error:
             self.error = error
             if self._environment.parsed_options.headless:
@@ -218,7 +224,7 @@ class MasterSession:
         values = Values(parsed)
         plan = self._shape.plan(values)
         run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
-        options_of_run = settings(values, run_time_s)
+        options_of_run = self._observers.prepare(settings(values, run_time_s), values)
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
         if plan.requests is None and run_time_s is None:
@@ -239,6 +245,12 @@ class MasterSession:
         if self._shows_progress:
             self._progress = ProgressLine(lambda: _progress(run, plan))
         self.master.begin(run)
+
+    def _observe(self, run: Run, planned: Planned) -> None:
+        environment = self._environment
+        host = environment.host or next((found.host for found in environment.user_classes if found.host), None)
+        about = {"mode": self._shape.mode, "simulator": self._simulator is not None}
+        self._observers.begin(run, planned.plan, planned.values, host, about)
 
     def _provide_host(self) -> None:
         """Without a host the simulator stands in, and the run says so."""
@@ -307,6 +319,7 @@ class MasterSession:
             raise gevent.GreenletExit  # a second SIGTERM: the first one's greenlet goes on with Locust's teardown
         self._quitting = True
         self._finish()
+        self._observers.close()
         if self._simulator is not None:
             self._simulator.stop()
 
@@ -338,6 +351,7 @@ class MasterSession:
         if run.failure is not None:
             self._environment.process_exit_code = EXIT_BAD_INPUT
             if run.start_s is None:
+                self._observers.finish(None)
                 if run.log is not None:
                     run.log.close(b"{}")
                 return
@@ -348,6 +362,7 @@ class MasterSession:
                 0  # what we cancelled ourselves is no failure, though Locust counts it
             )
         self._summary = self._summarise(run, planned)
+        self._observers.finish(self._summary)
         if self._summary["fidelity"]["verdict"] == "invalid" and run.failure is None:
             logger.warning("the load asked for is not the load delivered: %s",
                            "; ".join(self._summary["fidelity"]["reasons"]))  # fmt: skip
@@ -356,6 +371,7 @@ class MasterSession:
         if run.log is not None:
             run.log.close(orjson.dumps(self._summary))
             self._summary["request_log"] |= {"requests": run.log.log.rows, "error": run.log.error}
+        self._observers.report(run, self._summary)
         if prefix := self._environment.parsed_options.csv_prefix:
             _write_tables(run, prefix)
         if planned.output_file is not None:

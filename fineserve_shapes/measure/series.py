@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fineserve_shapes.measure import records
+from fineserve_shapes.measure.changes import Changes
 from fineserve_shapes.measure.columns import Columns
 from fineserve_shapes.measure.histogram import BUCKETS, places
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
@@ -78,6 +79,7 @@ class Series:
 
     def __init__(self, slo: Slo | None = None) -> None:
         self._slo = slo
+        self.changes = Changes()  # for readers that have read a part
         self._slots: dict[int, _Slot] = {}
         self._from = [0] * len(LEVELS)  # where each level begins; it ends where the finer one does
         self._latest = 0
@@ -175,6 +177,7 @@ class Series:
         for begin, end in itertools.pairwise(edges):
             self._slot(int(seconds[begin])).add(keys[begin:end], sums[begin:end])
         self._latest = max(self._latest, int(seconds[-1]))
+        self.changes.note(int(seconds[0]))
         self._age()
 
     # the time axis

@@ -1,0 +1,163 @@
+"""Figures: what the report draws and lists, as plain values of bounded size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.measure import records
+from fineserve_shapes.measure.histogram import Histogram, middles_s
+from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.measure.records import FloatArray, IntArray
+from fineserve_shapes.measure.totals import LATENCIES
+
+SAMPLE = 2_000
+BINS = 30
+CDF_POINTS = 300
+SLOWEST = 20
+
+METRICS = {
+    "ttft": "TTFT",
+    "ttft_from_due": "TTFT from due",
+    "tpot": "TPOT",
+    "itl": "ITL",
+    "e2e_latency": "E2E",
+    "lag": "Lag",
+}
+
+
+def drawn(run: RunData) -> dict[str, Any]:
+    """All that is drawn of a run."""
+    series = run.tally.series.as_dict()
+    begin_s, width_s = np.array(series["start_s"], dtype=float), np.array(series["width_s"], dtype=float)
+    series["total"]["in_flight"] = np.round(mean_in_flight(run.rows, begin_s, begin_s + width_s), 3).tolist()
+    rows = run.counted
+    at_once = in_flight_at(run.rows, rows["sent_s"])
+    prompt, ttft_ms = records.input_tokens(rows), 1e3 * records.ttft_s(rows)
+    total = run.tally.total
+    server = run.summary.get("server_metrics")
+    return {
+        "name": run.name,
+        "axis": {"start_s": series["start_s"], "width_s": series["width_s"]},
+        "columns": series["total"],
+        "server": server.get("series") if isinstance(server, dict) else None,
+        "limits": run.fidelity.get("limits"),
+        "cdf": {name: cdf(total.lag if name == "lag" else total.latencies[name]) for name in METRICS},
+        "against": {
+            "ttft_prompt": against(prompt, ttft_ms),
+            "ttft_concurrency": against(at_once, ttft_ms),
+            "tpot_concurrency": against(at_once, 1e3 * records.tpot_s(rows)),
+            "e2e_output": against(np.maximum(rows["output_tokens"], 0).astype(float), 1e3 * records.e2e_s(rows)),
+        },
+    }
+
+
+def cdf(histogram: Histogram) -> dict[str, list[float]]:
+    """Milliseconds `x` and the share `y` of values up to there, in at most some hundred points; dense in the tail."""
+    packed = histogram.pack()
+    places = np.frombuffer(packed["places"], dtype="<u2").astype(np.int64)
+    counts = np.frombuffer(packed["counts"], dtype="<i8")
+    if not len(places):
+        return {"x": [], "y": []}
+    share = np.cumsum(counts) / histogram.count
+    levels = np.concatenate(
+        [np.linspace(0, 0.95, CDF_POINTS // 2), 1 - np.geomspace(0.05, 1e-6, CDF_POINTS // 2), [1.0]]
+    )
+    picked = np.unique(np.minimum(np.searchsorted(share, levels), len(share) - 1))
+    x = np.clip(middles_s(places[picked]), histogram.minimum_s, histogram.maximum_s)
+    return {"x": _rounded(1e3 * x), "y": _rounded(share[picked], 6)}
+
+
+def against(x: FloatArray, y: FloatArray) -> dict[str, Any]:
+    """y over x: quantiles within bins of x that hold about equally many, and a sample of the points."""
+    known = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[known], y[known]
+    if not len(x):
+        return {"bins": {"x": [], "count": [], "p50": [], "p90": [], "p99": []}, "sample": {"x": [], "y": []}}
+    edges = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1), method="nearest"))
+    place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, max(len(edges) - 2, 0))
+    bins: dict[str, list[float]] = {"x": [], "count": [], "p50": [], "p90": [], "p99": []}
+    for number in np.unique(place).tolist():
+        mine = place == number
+        found = np.quantile(y[mine], [0.5, 0.9, 0.99], method="inverted_cdf")
+        values = (float(np.median(x[mine])), int(mine.sum()), *found.tolist())
+        for name, value in zip(bins, values, strict=True):
+            bins[name].append(round(value, 4))
+    picked = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
+    return {"bins": bins, "sample": {"x": _rounded(x[picked]), "y": _rounded(y[picked])}}
+
+
+def in_flight_at(rows: records.Records, at_s: FloatArray) -> FloatArray:
+    """How many requests were in flight at these times, one that is sent just then included, shape (n,)."""
+    sent, ended = np.sort(rows["sent_s"]), np.sort(rows["end_s"])
+    return (np.searchsorted(sent, at_s, side="right") - np.searchsorted(ended, at_s, side="right")).astype(np.float64)
+
+
+def mean_in_flight(rows: records.Records, begin_s: FloatArray, end_s: FloatArray) -> FloatArray:
+    """The mean number in flight between times, shape (n,)."""
+    return np.asarray((_until(rows, end_s) - _until(rows, begin_s)) / (end_s - begin_s))
+
+
+def _until(rows: records.Records, at_s: FloatArray) -> FloatArray:
+    """Seconds spent in flight up to times, all requests together."""
+    total = np.zeros(len(at_s))
+    for name, sign in (("sent_s", 1.0), ("end_s", -1.0)):
+        moments = np.sort(rows[name])
+        sums = np.concatenate([[0.0], np.cumsum(moments)])
+        count = np.searchsorted(moments, at_s)
+        total += sign * (count * at_s - sums[count])
+    return total
+
+
+def quantile_rows(run: RunData) -> list[dict[str, Any]]:
+    """The table of latencies: in total, then by stream where there are several."""
+    table = run.tally.table()
+    groups = [("all", table["total"])]
+    if len(table["streams"]) > 1:
+        groups += list(table["streams"].items())
+    found = []
+    for stream, entry in groups:
+        for name, title in METRICS.items():
+            if entry[name]["count"]:
+                found.append({"stream": stream, "metric": title, **entry[name]})
+    return found
+
+
+def slowest(run: RunData, by: str) -> list[dict[str, Any]]:
+    """The requests that took longest, by "e2e" or "ttft", whatever their outcome."""
+    values_s = records.e2e_s(run.rows) if by == "e2e" else records.ttft_s(run.rows)
+    known = np.flatnonzero(~np.isnan(values_s))
+    order: IntArray = known[np.argsort(-values_s[known], kind="stable")][:SLOWEST]
+    rows = run.rows[order]
+    tpot_s = records.tpot_s(rows)
+    return [
+        {
+            "id": run.ids[place],
+            "stream": int(row["stream"]),
+            "outcome": OUTCOMES[row["outcome"]],
+            "due_s": float(row["due_s"]),
+            "lag_ms": 1e3 * float(row["sent_s"] - row["due_s"]),
+            "ttft_ms": _ms(row["first_token_s"] - row["sent_s"]),
+            "tpot_ms": _ms(tpot_s[number]),
+            "e2e_ms": 1e3 * float(row["end_s"] - row["sent_s"]),
+            "input_tokens": int(row["asked_input"]),
+            "output_tokens": int(row["output_tokens"]) if row["output_tokens"] >= 0 else None,
+            "worker": run.workers[place],
+            "error": run.errors[place],
+        }
+        for number, (place, row) in enumerate(zip(order.tolist(), rows, strict=True))
+    ]
+
+
+def _ms(value_s: float) -> float | None:
+    return None if np.isnan(value_s) else 1e3 * float(value_s)
+
+
+def _rounded(values: FloatArray, digits: int = 4) -> list[float]:
+    rounded: list[float] = np.round(values, digits).tolist()
+    return rounded
+
+
+assert set(METRICS) == {*LATENCIES, "lag"}

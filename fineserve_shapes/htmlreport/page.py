@@ -1,0 +1,188 @@
+"""Page: the report as one HTML file. Whatever was measured or told goes in as escaped text."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import orjson
+from markupsafe import Markup
+
+from fineserve_shapes import __version__
+from fineserve_shapes.htmlreport import figures
+from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.webui.chartlibrary import plotly_js
+
+logger = logging.getLogger(__name__)
+
+MAX_TEXT = 300
+_ASSETS = files("fineserve_shapes.htmlreport")
+_SHARED = files("fineserve_shapes.webui")
+
+_ABOUT = ("mode", "host", "simulator", "model", "backend", "prompt_form", "seed", "started_at", "version", "error")
+_PLAN = ("requests", "span_s", "rate_rps", "run_time_s", "fingerprint")
+_THROUGHPUT = {
+    "duration": "duration, s", "completed": "completed", "failed": "failed", "short": "short", "retried": "retried",
+    "request_throughput": "requests/s", "input_throughput": "input tokens/s", "output_throughput": "output tokens/s",
+    "concurrency": "mean concurrency",
+}  # fmt: skip
+
+
+def write_report(runs: Sequence[RunData], out: Path) -> None:
+    """Write the report of some runs, side by side. Raises OSError where that cannot be."""
+    page = render(runs).encode()
+    scratch = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(page)
+        scratch.replace(out)  # never half a report
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def render(runs: Sequence[RunData]) -> str:
+    """The report as text."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    environment.filters["clipped"] = clipped
+    template = environment.from_string(_ASSETS.joinpath("report.html.jinja").read_text())
+    data = {"runs": [figures.drawn(run) | {"label": label} for run, label in zip(runs, _labels(runs), strict=True)]}
+    return template.render(
+        version=__version__,
+        labels=_labels(runs),
+        runs=[_tables(run) for run in runs],
+        configuration=_compared(runs, _configuration),
+        ledger=_compared(runs, lambda run: run.ledger),
+        throughput=_compared(runs, _throughput),
+        fidelity=_compared(runs, _fidelity),
+        metrics=figures.METRICS,
+        style=_inline(_ASSETS.joinpath("report.css").read_text()),
+        plotly=_inline(plotly_js().read_text()),
+        charts=_inline(_SHARED.joinpath("charts.js").read_text()),
+        script=_inline(_ASSETS.joinpath("report.js").read_text()),
+        data=Markup(orjson.dumps(data).decode().replace("<", "\\u003c")),
+    )
+
+
+def _inline(text: str) -> Markup:
+    """A file of ours, or of the chart library, to stand inside a script or style element."""
+    if "</script" in text.lower() or "</style" in text.lower():
+        raise ValueError("this text would end the element that it stands in")
+    return Markup(text)
+
+
+def _labels(runs: Sequence[RunData]) -> list[str]:
+    """The name of each run; one that occurs twice gets its place."""
+    names = [clipped(run.name, 60) for run in runs]
+    return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
+
+
+def _compared(runs: Sequence[RunData], of: Callable[[RunData], Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Rows of a table with a column for each run, in the order in which their names first occur."""
+    columns = [of(run) for run in runs]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [(name, [column.get(name) for column in columns]) for name in names]
+
+
+def _configuration(run: RunData) -> dict[str, Any]:
+    found = {name.replace("_", " "): run.summary.get(name) for name in _ABOUT if run.summary.get(name) is not None}
+    plan = run.summary.get("plan")
+    plan = plan if isinstance(plan, dict) else {}
+    known = [*_PLAN, *(name for name in plan if name not in _PLAN)]
+    for name in known:
+        value = plan.get(name)
+        if value is not None and not isinstance(value, dict | list):
+            found[f"plan: {name}"] = value
+    warmup = run.summary.get("warmup")
+    if isinstance(warmup, dict) and (warmup.get("requests") or warmup.get("seconds")):
+        found["warm-up"] = f"{warmup.get('requests')} requests, {warmup.get('seconds')} s"
+    return found
+
+
+def _throughput(run: RunData) -> dict[str, Any]:
+    found = {title: run.summary[name] for name, title in _THROUGHPUT.items() if name in run.summary}
+    if not found:  # without its summary
+        total = run.tally.total
+        span_s = max(total.last_end_s - run.tally.warmup_s, 0.0)
+        found = {"duration, s": span_s, "completed": total.completed}
+        if span_s:
+            found |= {
+                "requests/s": total.completed / span_s,
+                "input tokens/s": total.input_tokens / span_s,
+                "output tokens/s": total.output_tokens / span_s,
+            }
+    goodput = run.summary.get("goodput")
+    if isinstance(goodput, dict):
+        limits = ", ".join(f"{name.removesuffix('_ms')} {number(limit)} ms" for name, limit in goodput["slo"].items())
+        found |= {
+            "goodput, requests/s": goodput.get("rps"),
+            "goodput, share of planned": goodput.get("share"),
+            "SLO": limits,
+        }
+    server = run.summary.get("server_metrics")
+    if isinstance(server, dict):
+        for name, title in (("max_running", "most running"), ("max_waiting", "most waiting"),
+                            ("max_kv_cache_usage", "most KV cache in use"), ("preemptions", "preemptions")):  # fmt: skip
+            found[f"server: {title}"] = server.get(name)
+    return found
+
+
+def _fidelity(run: RunData) -> dict[str, Any]:
+    told = run.fidelity
+    reasons = told.get("reasons") or []
+    found: dict[str, Any] = {"verdict": told.get("verdict"), "reasons": "; ".join(map(str, reasons)) or None}
+    asked, sent = told.get("asked") or {}, told.get("delivered") or {}
+    pairs = [("rate, requests/s", asked.get("rate_rps"), sent.get("rate_rps")),
+             ("gap CV", asked.get("gap_cv"), sent.get("gap_cv"))]  # fmt: skip
+    for width, value in (asked.get("dispersion") or {}).items():
+        pairs.append((f"dispersion at {width} s", value, (sent.get("dispersion") or {}).get(width)))
+    for name, left, right in pairs:
+        found[f"{name}: asked / delivered"] = None if left is None else f"{number(left)} / {number(right)}"
+    for name in ("due", "due_unsent", "due_unknown", "lag_p50_ms", "lag_p99_ms", "lag_max_ms", "lag_p99_of_ttft",
+                 "passed_on", "ended_twice"):  # fmt: skip
+        found[name.replace("_", " ")] = told.get(name)
+    for worker, facts in list((told.get("workers") or {}).items())[:50]:
+        if isinstance(facts, dict):
+            uncertain = facts.get("uncertainty_s")
+            found[f"worker {clipped(worker, 60)}"] = (
+                f"clock within {number(None if uncertain is None else 1e3 * uncertain)} ms,"
+                f" loop delay p99 {number(facts.get('loop_delay_p99_ms'))} ms"
+            )
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _tables(run: RunData) -> dict[str, Any]:
+    errors = run.tally.total.errors.most_common(20)
+    return {
+        "latencies": figures.quantile_rows(run),
+        "slowest": [
+            ("by time to the end", figures.slowest(run, "e2e")),
+            ("by time to first token", figures.slowest(run, "ttft")),
+        ],
+        "errors": [{"requests": count, "outcome": outcome, "error": text} for (outcome, text), count in errors],
+    }
+
+
+def clipped(value: object, limit: int = MAX_TEXT) -> str:
+    """One line of at most so many characters."""
+    text = " ".join(str(value)[: 4 * limit].split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def number(value: Any) -> str:
+    """A value for a cell: four significant digits, a dash for what was not measured."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return clipped(value)

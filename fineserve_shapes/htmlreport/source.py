@@ -1,0 +1,233 @@
+"""Source: a request log read back into what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure import records
+from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
+from fineserve_shapes.measure.histogram import Histogram
+from fineserve_shapes.measure.ledger import OK, OUTCOMES
+from fineserve_shapes.measure.outbox import GAPS, MAX_ERROR_CHARS, SENT, Measurements
+from fineserve_shapes.measure.requestlog import SCHEMA
+from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.tally import Tally
+
+TIMES = "token_times_s"
+LONGEST_LINE = 2**26
+_LOST = tuple(OUTCOMES.index(outcome) for outcome in ("unsent", "unknown"))
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """One run.
+
+    name: of the run, or else of its file. rows: requests that were sent, in order of sending; warm: which of them the
+    warm-up's. ids, errors, workers: of each row. ledger: `planned` and every outcome. tally, fidelity: as the run itself
+    had them. summary: what the run wrote at its end; empty where it is not known.
+    """
+
+    name: str
+    rows: records.Records
+    warm: npt.NDArray[np.bool_]
+    ids: list[str]
+    errors: list[str | None]
+    workers: list[str | None]
+    ledger: dict[str, int]
+    tally: Tally
+    fidelity: dict[str, Any]
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def read(
+        cls, path: Path, summary: Mapping[str, Any] | None = None, itl: Mapping[int, Histogram] | None = None
+    ) -> RunData:
+        """Read a request log (.parquet, .jsonl or .csv).
+
+        summary: the run's; a .parquet file has it inside. itl: the gaps between chunks by stream; without them they are
+        taken from the tokens' times, where the file has those. Raises InputError for what is no request log.
+        """
+        table, about = _table(path)
+        summary = summary or about
+        table = table.sort_by([("sent_s", "ascending")])
+        outcome = _codes(table, path)
+        # an unknown request has been leased and not been heard of: it has no times
+        sent = np.isin(outcome, _LOST, invert=True) & ~np.isnan(_column(table, "sent_s", np.nan, np.float64))
+        kept, lost = table.filter(pa.array(sent)), table.filter(pa.array(~sent))
+        rows = _rows(kept, outcome[sent])
+        warm = _column(kept, "warmup", False, np.bool_)
+        errors = [None if text is None else text[:MAX_ERROR_CHARS] for text in kept["error"].to_pylist()]
+        warm_due_s = rows["due_s"][warm]
+        tally = Tally(_slo(summary), float(np.nextafter(warm_due_s.max(), np.inf)) if len(warm_due_s) else 0.0)
+        _plan(tally, table)
+        gaps = _itl(kept, rows, warm) if itl is None else dict(itl)
+        tally.add(Measurements(rows, _sent(rows), gaps, np.empty(0, dtype=GAPS), _grouped(rows, errors)))
+        lost_due_s = _column(lost, "due_s", np.nan, np.float64)
+        for code in _LOST:
+            mine = outcome[~sent] == code
+            tally.series.lose(OUTCOMES[code], _column(lost, "stream", 0, np.int64)[mine], lost_due_s[mine])
+        counts = np.bincount(outcome, minlength=len(OUTCOMES)).tolist()
+        ledger = {"planned": len(outcome), **dict(zip(OUTCOMES, counts, strict=True))}
+        return cls(
+            str(summary.get("run") or path.stem), rows, warm, _texts(kept, "request_id"), errors,
+            [text or None for text in _texts(kept, "worker")], ledger, tally,
+            _fidelity(tally, ledger, summary), summary,
+        )  # fmt: skip
+
+    @property
+    def counted(self) -> records.Records:
+        """Rows that ended `ok`, the warm-up's left out."""
+        found: records.Records = self.rows[(self.rows["outcome"] == OK) & ~self.warm]
+        return found
+
+
+def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
+    about: Mapping[str, Any] = {}
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                table = pa.parquet.read_table(path)
+                about = _about((table.schema.metadata or {}).get(b"fineserve"))
+            case ".jsonl":
+                table = pa.json.read_json(
+                    path,
+                    read_options=pa.json.ReadOptions(block_size=LONGEST_LINE),
+                    parse_options=pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="infer"),
+                )
+            case ".csv":
+                table = pa.csv.read_csv(
+                    path,
+                    read_options=pa.csv.ReadOptions(block_size=LONGEST_LINE),
+                    parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types={**dict(zip(SCHEMA.names, SCHEMA.types, strict=True)), TIMES: pa.string()},
+                        strings_can_be_null=True, quoted_strings_can_be_null=False,
+                    ),
+                )  # fmt: skip
+            case _:
+                raise InputError(f"{path} is no request log: those end in .parquet, .jsonl or .csv")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except pa.ArrowException as error:
+        if path.exists() and not path.stat().st_size:
+            raise InputError(f"{path} is empty: no run has been logged there") from None
+        raise InputError(f"{path} is no request log: {str(error).splitlines()[0][:200]}") from None
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path} is no request log: it has no column {missing[0]}")
+    return table, about
+
+
+def _about(text: bytes | None) -> Mapping[str, Any]:
+    try:
+        found = orjson.loads(text or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _column(table: Any, name: str, missing: Any, dtype: Any) -> npt.NDArray[Any]:
+    return np.asarray(pc.fill_null(table[name].combine_chunks(), missing).to_numpy(zero_copy_only=False), dtype=dtype)
+
+
+def _texts(table: Any, name: str) -> list[str]:
+    return [(text or "")[:200] for text in table[name].to_pylist()]
+
+
+def _codes(table: Any, path: Path) -> IntArray:
+    codes = _column(
+        pa.table({"code": pc.index_in(table["outcome"], value_set=pa.array(OUTCOMES))}), "code", -1, np.int64
+    )
+    if (codes < 0).any():
+        raise InputError(f"{path} is no request log: {table['outcome'][int(np.argmin(codes))]!s:.100} is no outcome")
+    return codes
+
+
+def _rows(table: Any, outcome: IntArray) -> records.Records:
+    rows = np.zeros(table.num_rows, dtype=records.RECORD)
+    for name in records.RECORD.names or ():
+        if name in table.column_names and name != "outcome":
+            kind = records.RECORD[name]
+            missing = np.nan if kind.kind == "f" else False if kind.kind == "b" else -1
+            if name in ("status", "chunks", "first_chunk_tokens", "stream"):
+                missing = 0
+            rows[name] = _column(table, name, missing, kind)
+    rows["outcome"] = outcome
+    rows["from_usage"] = np.array([text == "usage" for text in table["tokens_from"].to_pylist()], dtype=bool)
+    for name in ("due_s", "end_s"):
+        rows[name] = np.where(np.isnan(rows[name]), rows["sent_s"], rows[name])
+    return rows
+
+
+def _sent(rows: records.Records) -> npt.NDArray[np.void]:
+    sent = np.empty(len(rows), dtype=SENT)
+    sent["stream"], sent["sent_s"] = rows["stream"], rows["sent_s"]
+    return sent
+
+
+def _plan(tally: Tally, table: Any) -> None:
+    due_s = _column(table, "due_s", np.nan, np.float64)
+    streams = _column(table, "stream", 0, np.int64)
+    order = np.argsort(due_s, kind="stable")
+    order = order[~np.isnan(due_s[order])]
+    tally.plan(streams[order], due_s[order])
+
+
+def _itl(table: Any, rows: records.Records, warm: npt.NDArray[np.bool_]) -> dict[int, Histogram]:
+    if TIMES not in table.column_names:
+        return {}
+    lists = table[TIMES].combine_chunks()
+    if pa.types.is_string(lists.type):
+        lists = pc.split_pattern(lists, ";").cast(pa.list_(pa.float64()))
+    if not pa.types.is_list(lists.type):
+        return {}
+    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    times_s = pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.float64)
+    owner = np.repeat(np.arange(len(rows)), sizes)
+    inside = (owner[1:] == owner[:-1]) & ((rows["outcome"] == OK) & ~warm)[owner[1:]]
+    gaps_s, streams = np.diff(times_s)[inside], rows["stream"][owner[1:][inside]]
+    found: dict[int, Histogram] = {}
+    for stream in np.unique(streams).tolist():
+        found[stream] = Histogram()
+        found[stream].record(gaps_s[streams == stream])
+    return found
+
+
+def _grouped(rows: records.Records, errors: list[str | None]) -> list[tuple[tuple[str, str], IntArray]]:
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, text in enumerate(errors):
+        if text is not None:
+            places.setdefault((OUTCOMES[rows["outcome"][place]], text), []).append(place)
+    return [(error, np.array(at, dtype=np.int64)) for error, at in places.items()]
+
+
+def _slo(summary: Mapping[str, Any]) -> Slo | None:
+    goodput = summary.get("goodput")
+    if not isinstance(goodput, dict) or not goodput.get("slo"):
+        return None
+    return Slo(tuple((name.removesuffix("_ms"), limit_ms / 1e3) for name, limit_ms in goodput["slo"].items()))
+
+
+def _fidelity(tally: Tally, ledger: Mapping[str, int], summary: Mapping[str, Any]) -> dict[str, Any]:
+    told = summary.get("fidelity")
+    if isinstance(told, dict):
+        return told
+    # without its summary: the same measures; what was never due, and how well clocks were known, the log does not say
+    total = tally.total
+    tally.delivery.finish(max(total.last_sent_s, 0.0))
+    return judge(tally.delivery, total, Accounts(0, ledger["unknown"]), {}, Limits())

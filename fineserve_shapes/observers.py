@@ -1,0 +1,121 @@
+"""Observers: all that looks at a run from outside: the LLM tab, Prometheus, the scrape of the server, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gevent
+from prometheus_client import CollectorRegistry
+
+from fineserve_shapes.engine.run import Run, Settings
+from fineserve_shapes.engine.serverscrape import ServerScrape
+from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.htmlreport.page import write_report
+from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.options import Values
+from fineserve_shapes.webui import pages
+from fineserve_shapes.webui.feed import Feed
+from fineserve_shapes.webui.prometheus import Endpoint, RunCollector
+from fineserve_shapes.workload.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+
+class Observers:
+    """The observers of a driving process. Raises InputError where the Prometheus endpoint cannot listen.
+
+    web_ui: Locust's, None where there is none. options: the parsed command line.
+    """
+
+    def __init__(self, web_ui: Any, options: Any) -> None:
+        self.feed = Feed()
+        self._registry = CollectorRegistry()
+        self._registry.register(RunCollector(self.feed))
+        self._report: Path | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if web_ui is not None:
+            pages.install(web_ui, self.feed, self._registry)
+        address = Values(options).text("--prometheus-port")
+        self._endpoint = None if address is None else Endpoint(address, self._registry)
+
+    def prepare(self, settings: Settings, values: Values) -> Settings:
+        """What a run needs for its report: a request log, even where nobody asked for one to keep."""
+        self._report = values.path("--report")
+        if self._report is None or settings.request_log is not None:
+            return settings
+        if not self._report.parent.is_dir():
+            raise InputError(f"{self._report.parent} is no directory (--report)")
+        self._scratch = tempfile.TemporaryDirectory(prefix="fineserve-")
+        return dataclasses.replace(settings, request_log=Path(self._scratch.name) / "{run}.parquet")
+
+    def begin(self, run: Run, plan: Plan, values: Values, host: str | None, about: Mapping[str, Any]) -> None:
+        """A run begins. about: what is known of it."""
+
+        def now() -> dict[str, Any]:
+            facts = next(iter(run.facts.values()), {})
+            error = None if run.failure is None else str(run.failure)
+            return {**about, "host": host, "model": facts.get("model"), "requests": plan.requests, "error": error}
+
+        scrape = server_scrape(values, host, run)
+        self.feed.begin(run, now, scrape)
+        if scrape is not None:
+            scrape.start()
+
+    def finish(self, summary: dict[str, Any] | None) -> None:
+        """The run is over; its summary gets what the server said of itself. None: it never began."""
+        scrape = self.feed.scrape
+        self.feed.finish()
+        if scrape is None:
+            return
+        scrape.stop()
+        if summary is not None and len(scrape.series):
+            summary["server_metrics"] = {
+                "url": scrape.url, "failures": scrape.failures, **scrape.series.figures(),
+                "series": scrape.series.as_dict(),
+            }  # fmt: skip
+
+    def report(self, run: Run, summary: dict[str, Any]) -> None:
+        """Write the report where one was asked for: the request log has been closed."""
+        if self._report is not None and run.log is not None:
+            out, log = self._report, run.log.log.path
+            itl = {stream: totals.latencies["itl"] for stream, totals in run.tally.streams.items()}
+            try:
+                gevent.get_hub().threadpool.apply(lambda: write_report([RunData.read(log, summary, itl)], out))
+            except (OSError, InputError) as error:
+                logger.error("cannot write the report %s: %s (--report)", out, error)
+            else:
+                logger.info("the report is in %s", out)
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+            summary["request_log"] = None  # it was ours alone
+
+    def close(self) -> None:
+        """The process ends."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+
+def server_scrape(values: Values, host: str | None, run: Run) -> ServerScrape | None:
+    """The scrape that the options ask for: off, a URL, or by itself where the server is vLLM and answers."""
+    asked = values.text("--scrape-server-metrics") or "auto"
+    if asked == "off" or (asked == "auto" and (host is None or values.text("--backend") != "vllm")):
+        return None
+    if asked == "auto":
+        assert host is not None
+        target = Target(host)
+        return ServerScrape(target, f"{target.path}/metrics", lambda: run.now_s, insist=False)
+    try:
+        target = Target(asked)
+    except InputError as error:
+        raise InputError(f"--scrape-server-metrics takes auto, off or a URL: {error}") from None
+    return ServerScrape(target, target.path or "/metrics", lambda: run.now_s, insist=True)

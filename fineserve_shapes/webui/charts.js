@@ -1,0 +1,122 @@
+"use strict";
+/* Charts over the time of a run: what the tab and the report draw alike, with Plotly.
+   Text that comes from outside is escaped here: Plotly takes some markup in names and titles. */
+const FineserveCharts = (() => {
+  // Okabe and Ito's colours; lines of one chart differ in their dashes too
+  const BLUE = "#0072B2", SKY = "#56B4E9", ORANGE = "#E69F00", GREEN = "#009E73", RED = "#D55E00", PINK = "#CC79A7";
+  const GREY = "#8a8a8a";
+  const RUNS = [BLUE, RED, GREEN, PINK, ORANGE, SKY];
+  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+  const OUTCOMES = {
+    ok: GREEN, http_error: RED, stream_error: ORANGE, timeout: PINK, connect_error: BLUE, cancelled: SKY,
+    unsent: GREY, unknown: "#b8a100",
+  };
+  const QUANTILES = [["p50_ms", "p50", BLUE, "solid"], ["p90_ms", "p90", ORANGE, "dash"], ["p99_ms", "p99", RED, "dot"]];
+
+  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+  /* Seconds, minutes or hours: what suits a span. */
+  function timeUnit(span_s) {
+    if (span_s <= 600) return { name: "s", seconds: 1 };
+    return span_s <= 10800 ? { name: "min", seconds: 60 } : { name: "h", seconds: 3600 };
+  }
+
+  const line = (name, x, y, colour, dash, more) => ({
+    type: "scatter", name, x, y, mode: x.length < 400 ? "lines+markers" : "lines", marker: { size: 3, color: colour },
+    line: { color: colour, dash, width: 1.8 }, hovertemplate: "%{y:.4~g}", ...more,
+  });
+
+  /* The charts of one run: [{id, title, unit, traces, second}], each drawn by `draw`.
+     axis: {start_s, width_s}; columns: as Series.as_dict has them; server: the server's series or null;
+     limits: {max_lag_ms} or null. */
+  function overTime(axis, columns, server, limits, unit) {
+    const at = axis.start_s.map((start, i) => (start + axis.width_s[i] / 2) / unit.seconds);
+    const rate = (name) => columns[name].map((count, i) => count / axis.width_s[i]);
+    const quantiles = (name) => QUANTILES.map(([key, label, colour, dash]) => line(label, at, columns[name][key], colour, dash));
+    const charts = [
+      { id: "rate", title: "Load asked for and delivered", unit: "requests/s", traces: [
+        line("asked", at, rate("planned"), SKY, "solid", { line: { color: SKY, width: 5 }, mode: "lines" }),
+        line("sent", at, rate("sent"), BLUE, "solid"),
+        line("answered", at, rate("ok"), GREEN, "dot"),
+      ] },
+      { id: "in_flight", title: "Requests in flight", unit: "requests", traces: [
+        line("in flight", at, columns.in_flight, BLUE, "solid"),
+      ] },
+      { id: "ttft", title: "Time to first token", unit: "ms", traces: quantiles("ttft") },
+      { id: "tpot", title: "Time per output token", unit: "ms", traces: quantiles("tpot") },
+      { id: "tokens", title: "Tokens per second", unit: "output tokens/s", second: "input tokens/s", traces: [
+        line("output", at, rate("output_tokens"), BLUE, "solid"),
+        line("input", at, rate("input_tokens"), ORANGE, "dash", { yaxis: "y2" }),
+      ] },
+      { id: "outcomes", title: "Outcomes", unit: "requests/s", stacked: true,
+        traces: Object.keys(OUTCOMES).filter((name) => name === "ok" || columns[name].some((count) => count))
+          .map((name) => line(name.replace("_", " "), at, rate(name), OUTCOMES[name], "solid",
+            { stackgroup: "one", mode: "lines", line: { color: OUTCOMES[name], width: 1, shape: "hvh" } })) },
+      { id: "lag", title: "Lag: sent later than due", unit: "ms", traces: quantiles("lag") },
+    ];
+    if (limits && at.length) {
+      charts[6].traces.push(line("limit of p99", [at[0], at[at.length - 1]], [limits.max_lag_ms, limits.max_lag_ms],
+        GREY, "dashdot", { mode: "lines" }));
+    }
+    if (server && server.at_s.length) {
+      const when = server.at_s.map((at_s) => at_s / unit.seconds);
+      charts[1].traces.push(line("running at the server", when, server.running, GREEN, "dash"));
+      charts[1].traces.push(line("waiting at the server", when, server.waiting, RED, "dot"));
+      charts[4].traces.push(line("output by the server", when, growth(server, "generation_tokens"), GREEN, "dot"));
+      charts.push({ id: "cache", title: "The server's KV cache", unit: "% in use", second: "preemptions/s", traces: [
+        line("in use", when, server.kv_cache_usage.map((use) => (use === null ? null : 100 * use)), BLUE, "solid"),
+        line("preemptions", when, growth(server, "preemptions"), RED, "dot", { yaxis: "y2" }),
+      ] });
+    }
+    return charts;
+  }
+
+  /* A counter of the server per second; null where it began anew. */
+  function growth(server, name) {
+    return server[name].map((value, i) => {
+      const before = i ? server[name][i - 1] : null;
+      return value === null || before === null || value < before ? null
+        : (value - before) / (server.at_s[i] - server.at_s[i - 1]);
+    });
+  }
+
+  function layout(chart, look) {
+    const axis = { gridcolor: look.grid, zerolinecolor: look.grid, linecolor: look.grid, automargin: true };
+    return {
+      height: look.height || 270, margin: { l: 56, r: chart.second ? 56 : 14, t: 8, b: 40 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: look.text, size: 12, family: "Roboto, Helvetica, Arial, sans-serif" },
+      hoverlabel: { bgcolor: look.paper, bordercolor: look.grid, font: { color: look.text }, namelength: -1 },
+      hovermode: chart.hovermode || "x unified", dragmode: look.touch ? false : "zoom", uirevision: look.revision || "as it is",
+      showlegend: chart.legend !== false, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      xaxis: { ...axis, title: { text: plain(chart.x || look.x || ""), standoff: 6 }, type: chart.xtype || "linear",
+        ...(look.range ? { range: look.range, autorange: false } : {}), ...(chart.xaxis || {}) },
+      yaxis: { ...axis, title: { text: plain(chart.unit), standoff: 6 }, rangemode: "tozero", type: chart.ytype || "linear",
+        ...(chart.yaxis || {}) },
+      ...(chart.second ? { yaxis2: { ...axis, title: { text: plain(chart.second), standoff: 6 }, overlaying: "y", side: "right",
+        rangemode: "tozero", showgrid: false } } : {}),
+    };
+  }
+
+  const config = (touch) => ({
+    responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover", showTips: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
+  });
+
+  /* Draw into an element, or bring what is there up to date. */
+  function draw(element, chart, look) {
+    return Plotly.react(element, chart.traces, layout(chart, look), config(look.touch));
+  }
+
+  /* How it shall look where `element` stands: dark or light, as its background says. */
+  function lookOf(element) {
+    const found = /rgba?\((\d+), (\d+), (\d+)/.exec(getComputedStyle(element).backgroundColor);
+    const dark = found ? 0.3 * found[1] + 0.6 * found[2] + 0.1 * found[3] < 128 : false;
+    return {
+      dark, text: dark ? "#e6e6e6" : "#222222", grid: dark ? "#4a4a4a" : "#d9d9d9", paper: dark ? "#1e1e1e" : "#ffffff",
+      touch: matchMedia("(pointer: coarse)").matches,
+    };
+  }
+
+  return { overTime, draw, lookOf, timeUnit, plain, line, RUNS, DASHES };
+})();

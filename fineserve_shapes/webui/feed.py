@@ -1,0 +1,182 @@
+"""Feed: the run that is shown, as plain values for whoever polls. No web framework in here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from fineserve_shapes.engine.serverscrape import ServerScrape
+from fineserve_shapes.measure.ledger import Ledger, failed
+from fineserve_shapes.measure.tally import Tally
+
+RATE_OVER_S = 10.0
+MAX_TEXT = 300
+MAX_ERRORS = 10
+FRESH_S = 0.5
+"""Whoever asks within that time gets the same figures."""
+
+
+class Book(Protocol):
+    """Who holds the ledger."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of the plan's rows."""
+
+
+class Watched(Protocol):
+    """A run, as far as it is looked at."""
+
+    id: str
+    tally: Tally
+    stopping: bool
+
+    @property
+    def book(self) -> Book:
+        """Who holds the ledger."""
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the start of the run; minus infinity before it is set."""
+
+    def in_flight_by_stream(self) -> dict[int, int]:
+        """Requests sent and not ended."""
+
+    def fidelity(self) -> dict[str, Any]:
+        """As `judge` has it."""
+
+
+class Feed:
+    """The newest run, going on or over; none before the first.
+
+    run: it. scrape: of its server's own metrics, where there is one.
+    """
+
+    def __init__(self) -> None:
+        self.run: Watched | None = None
+        self.scrape: ServerScrape | None = None
+        self._about: Callable[[], Mapping[str, Any]] = dict
+        self._end_s: float | None = None
+        self._figures: tuple[float, dict[str, Any]] = (-math.inf, {})
+
+    def begin(self, run: Watched, about: Callable[[], Mapping[str, Any]], scrape: ServerScrape | None) -> None:
+        """A run begins. about: what is to be said of it, which may grow while it gets ready."""
+        self.run, self.scrape, self._about, self._end_s = run, scrape, about, None
+        self._figures = (-math.inf, {})
+
+    def finish(self) -> None:
+        """The run is over: its figures stay until the next begins."""
+        if self.run is not None:
+            self._end_s = max(self.run.now_s, 0.0)
+            self._figures = (-math.inf, {})
+
+    @property
+    def over(self) -> bool:
+        """Whether the run that is shown has ended."""
+        return self._end_s is not None
+
+    def in_flight(self) -> dict[int, int]:
+        """Requests in flight, by stream."""
+        return {} if self.run is None or self.over else self.run.in_flight_by_stream()
+
+    def read(
+        self, run: str = "", version: int = 0, stream: str = "total", server_s: float = -math.inf
+    ) -> dict[str, Any]:
+        """What has changed since a reader of this run last asked, as plain values.
+
+        run, version: those of its last answer; another run, or version 0, gives everything. stream: whose series.
+        server_s: the time of the last sample of the server that it has.
+
+        `run` (None before the first), `state`, `elapsed_s`, `now`, `table` (as `Tally.table` has it), `ledger`, `errors`,
+        `fidelity` (as `judge` has it), `version`, `series` (as `Series.as_dict` has it, with the columns of one stream
+        under `columns`; None where nothing changed) and `server`: the server's own figures.
+        """
+        if self.run is None:
+            return {"run": None, "state": "none"}
+        now_s = time.monotonic()
+        if now_s - self._figures[0] > FRESH_S:
+            self._figures = (now_s, self._look())
+        changes = self.run.tally.series.changes
+        version = version if run == self.run.id and 0 <= version <= changes.version else 0
+        since_s = changes.since(version)
+        return {
+            **self._figures[1],
+            "version": changes.version,
+            "series": None if since_s is None else self._series(since_s if version else 0, stream),
+            "server": self._server(server_s if version else -math.inf),
+        }
+
+    def _look(self) -> dict[str, Any]:
+        run = self.run
+        assert run is not None
+        elapsed_s = max(run.now_s, 0.0) if self._end_s is None else self._end_s
+        ledger = run.book.ledger
+        total = run.tally.total
+        return {
+            "run": run.id,
+            "about": {name: clipped(value) for name, value in self._about().items()},
+            "state": self._state(run),
+            "elapsed_s": elapsed_s,
+            "now": self._now(run, elapsed_s),
+            "table": run.tally.table(),
+            "ledger": {**ledger.as_dict(), "open": ledger.open, "failed": failed(ledger)},
+            "errors": [
+                {"outcome": outcome, "error": clipped(text), "requests": count}
+                for (outcome, text), count in total.errors.most_common(MAX_ERRORS)
+            ],
+            "fidelity": run.fidelity(),
+        }
+
+    def _state(self, run: Watched) -> str:
+        if self.over:
+            return "over"
+        if run.stopping:
+            return "stopping"
+        return "running" if run.now_s >= 0 else "starting"
+
+    def _now(self, run: Watched, elapsed_s: float) -> dict[str, Any]:
+        """Figures of the moment. Tokens become known with the end of their answer: their rate is that of a while ago."""
+        e2e_s = run.tally.total.latencies["e2e_latency"].quantile(0.9) or 0.0
+        settled_s = max(elapsed_s - (0.0 if self.over else e2e_s), min(elapsed_s, RATE_OVER_S))
+        begin_s, end_s = (0.0, elapsed_s) if self.over else (max(settled_s - RATE_OVER_S, 0.0), settled_s)
+        over_s = max(math.floor(end_s) - math.floor(begin_s), 1)
+
+        def rate(name: str) -> float:
+            return run.tally.series.between(name, math.floor(begin_s), math.floor(begin_s) + over_s) / over_s
+
+        good = run.tally.total.good
+        ledger = run.book.ledger
+        ended = ledger.planned - ledger.open - run.tally.planned_in_warmup
+        return {
+            "in_flight": sum(self.in_flight().values()),
+            "rate_over_s": over_s,
+            "rate_ago_s": max(elapsed_s - end_s, 0.0),
+            "input_tokens_per_s": rate("input_tokens"),
+            "output_tokens_per_s": rate("output_tokens"),
+            "slo": None if run.tally.slo is None else run.tally.slo.as_dict(),
+            "good_rps": good / (elapsed_s - run.tally.warmup_s) if elapsed_s > run.tally.warmup_s else None,
+            "good_share": good / ended if ended > 0 else None,
+        }
+
+    def _series(self, since_s: float, stream: str) -> dict[str, Any]:
+        assert self.run is not None
+        series = self.run.tally.series.as_dict(since_s)
+        streams = series.pop("streams")
+        total = series.pop("total")
+        return {**series, "columns": streams.get(stream) if stream != "total" else total}
+
+    def _server(self, after_s: float) -> dict[str, Any] | None:
+        if self.scrape is None:
+            return None
+        return {
+            "url": clipped(self.scrape.url),
+            "status": clipped(self.scrape.status),
+            "series": self.scrape.series.as_dict(after_s),
+        }
+
+
+def clipped(value: Any) -> Any:
+    """Text of a bounded length; other values as they are."""
+    return f"{value[: MAX_TEXT - 1]}…" if isinstance(value, str) and len(value) > MAX_TEXT else value

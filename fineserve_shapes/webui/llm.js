@@ -1,0 +1,320 @@
+"use strict";
+/* The LLM tab. Locust shows an empty panel for it; this fills a box of its own at the end of the panel's container and
+   keeps it up to date. Whatever comes from the server goes into the page as text, never as markup. */
+(() => {
+  const BASE = document.currentScript.src.replace(/llm\.js.*$/, "");
+  const POLL_MS = 2000, AGAIN_MS = 5000;
+  const METRICS = [["ttft", "TTFT"], ["ttft_from_due", "TTFT from due"], ["tpot", "TPOT"], ["itl", "ITL"],
+    ["e2e_latency", "E2E"], ["lag", "Lag"]];
+  const COLUMNS = [["count", "Count"], ["mean_ms", "Mean"], ["p50_ms", "p50"], ["p90_ms", "p90"], ["p95_ms", "p95"],
+    ["p99_ms", "p99"], ["max_ms", "Max"]];
+  const STATES = { none: "no run yet", starting: "getting ready", running: "running", stopping: "ending", over: "over" };
+
+  let known = forget();  // what the server has told of the run that is shown
+  let stream = "total", window_s = 0, timer = null, asks = 0, zoom = null, zoomed = false, drawn = "";
+
+  function forget() {
+    return { run: "", version: 0, axis: { start_s: [], width_s: [] }, columns: null, server: null, told: null };
+  }
+
+  // elements
+
+  function make(tag, attributes, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes || {})) element.setAttribute(name, value);
+    element.append(...children);  // strings become text
+    return element;
+  }
+
+  const chosen = (label, options, change) => {
+    const select = make("select", { "aria-label": label });
+    for (const [value, text] of options) select.append(make("option", { value }, text));
+    select.addEventListener("change", () => change(select.value));
+    return select;
+  };
+  const parts = {
+    title: make("h2", {}, "LLM"), about: make("p"), notice: make("p", { class: "notice", role: "status" }),
+    tiles: make("dl", { class: "tiles", "aria-label": "Figures of the moment" }),
+    charts: make("div", { class: "charts" }),
+    table: make("div", { class: "scroll", role: "region", "aria-label": "Latencies", tabindex: "0" }),
+    errors: make("div", { class: "scroll", role: "region", "aria-label": "Errors", tabindex: "0" }),
+    streams: chosen("Stream shown in the charts", [["total", "All streams"]], (value) => {
+      stream = value;
+      known.version = 0;
+      poll();
+    }),
+    window: chosen("Time shown in the charts",
+      [["0", "Whole run"], ["60", "Last minute"], ["300", "Last 5 minutes"], ["1800", "Last 30 minutes"]], (value) => {
+        window_s = Number(value);
+        zoom = null;
+        drawCharts();
+      }),
+  };
+  const box = make("section", { id: "fineserve", role: "tabpanel", "aria-label": "LLM", hidden: "" },
+    make("div", { class: "head" }, make("div", {}, parts.title, parts.about),
+      make("div", { class: "tools" }, parts.streams, parts.window)),
+    parts.notice, parts.tiles, parts.charts, parts.table, parts.errors);
+
+  // numbers
+
+  const digits = (value, most) => new Intl.NumberFormat("en", { maximumSignificantDigits: most }).format(value);
+  const number = (value) => (value === null || value === undefined ? "–"
+    : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : digits(value, 4));
+  const whole = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
+  const percent = (share) => `${digits(100 * share, 3)} %`;
+  const clock = (seconds) => {
+    const all = Math.floor(seconds), pad = (value) => String(value).padStart(2, "0");
+    return all < 3600 ? `${Math.floor(all / 60)}:${pad(all % 60)}`
+      : `${Math.floor(all / 3600)}:${pad(Math.floor(all / 60) % 60)}:${pad(all % 60)}`;
+  };
+
+  // asking
+
+  const shown = () => !box.hidden && !document.hidden;
+
+  async function poll() {
+    clearTimeout(timer);
+    timer = null;
+    if (!shown()) return;
+    let wait = POLL_MS;
+    const mine = ++asks;
+    try {
+      const samples = known.server ? known.server.at_s : [];
+      const asked = new URLSearchParams({ run: known.run, version: known.version, stream });
+      if (samples.length) asked.set("server_s", samples[samples.length - 1]);
+      const answer = await fetch(`${BASE}llm.json?${asked}`);
+      if (answer.redirected || answer.status === 401) throw new Error("you are no longer signed in: reload the page");
+      if (!answer.ok) throw new Error(`Locust answered with HTTP ${answer.status}`);
+      const told = await answer.json();
+      if (mine !== asks) return;  // something else has been asked for meanwhile
+      take(told);
+      parts.notice.textContent = "";
+    } catch (error) {
+      parts.notice.textContent = `No news: ${error.message}`;
+      wait = AGAIN_MS;
+    }
+    if (timer === null) timer = setTimeout(poll, wait);
+  }
+
+  function take(told) {
+    if (told.run === null) {
+      parts.notice.textContent = "There has been no run yet.";
+      return;
+    }
+    if (told.run !== known.run) {
+      known = { ...forget(), run: told.run };
+      zoom = null;
+    }
+    const first = known.version === 0;
+    known.told = told;
+    if (told.series) addSeries(told.series, first);
+    if (told.server) addServer(told.server.series, first);
+    known.version = told.version;
+    showHead();
+    showTiles();
+    showTable();
+    showErrors();
+    drawCharts();
+  }
+
+  /* Slots from the first that changed take the place of those that were there. */
+  function addSeries(series, first) {
+    const start = series.start_s.length ? series.start_s[0] : Infinity;
+    const keep = first || !known.columns ? 0 : known.axis.start_s.filter((begin) => begin < start).length;
+    const join = (before, after) => (Array.isArray(after) ? [...(before || []).slice(0, keep), ...after]
+      : Object.fromEntries(Object.entries(after).map(([name, column]) => [name, join((before || {})[name], column)])));
+    known.axis = { start_s: join(known.axis.start_s, series.start_s), width_s: join(known.axis.width_s, series.width_s) };
+    if (series.columns) known.columns = join(known.columns, series.columns);
+    else if (first) known.columns = null;
+    else if (known.columns) known.version = 0;  // a stream without a value in the slots that changed: ask for all again
+  }
+
+  function addServer(series, first) {
+    if (first || !known.server) known.server = series;
+    else for (const name of Object.keys(series)) known.server[name].push(...series[name]);
+  }
+
+  // showing
+
+  function showHead() {
+    const { about, state, elapsed_s, run, ledger, server } = known.told;
+    parts.title.textContent = `Run ${run}: ${STATES[state] || state}, ${clock(elapsed_s)}`;
+    const ended = ledger.planned - ledger.open;
+    const words = [`${about.mode} against ${about.simulator ? "the simulator at " : ""}${about.host}`];
+    if (about.model) words.push(`model ${about.model}`);
+    words.push(`${whole(ended)} of ${whole(about.requests ?? ledger.planned)} requests done, ${whole(ledger.failed)} failed`);
+    if (server && server.status !== "ok") words.push(`no metrics of the server: ${server.status}`);
+    if (about.error) words.push(about.error);
+    parts.about.textContent = words.join(" · ");
+    const wanted = ["total", ...Object.keys(known.told.table.streams)];
+    if (wanted.length > 2 && parts.streams.options.length !== wanted.length) {
+      parts.streams.replaceChildren(...wanted.map((name) => make("option", { value: name },
+        name === "total" ? "All streams" : `Stream ${name}`)));
+      parts.streams.value = wanted.includes(stream) ? stream : "total";
+    }
+    parts.streams.hidden = wanted.length <= 2;
+  }
+
+  function showTiles() {
+    const { now, fidelity, table, state } = known.told, ttft = table.total.ttft;
+    const ago = now.rate_ago_s >= 1 ? `mean of ${now.rate_over_s} s, ${number(Math.round(now.rate_ago_s))} s ago` : `mean of ${now.rate_over_s} s`;
+    const limits = Object.entries(now.slo || {}).map(([name, limit]) => `${name.replace("_ms", "")} ${number(limit)} ms`);
+    const verdicts = { valid: "✓ valid", invalid: "✗ invalid" };
+    const lag = fidelity.lag_p99_ms === null ? "nothing was sent yet"
+      : `lag p99 ${number(fidelity.lag_p99_ms)} ms, limit ${number(fidelity.limits.max_lag_ms)} ms`;
+    const tiles = [
+      ["In flight", whole(now.in_flight), state === "over" ? "the run is over" : "requests"],
+      ["Output tokens/s", number(now.output_tokens_per_s), ago],
+      ["Input tokens/s", number(now.input_tokens_per_s), ago],
+      ["TTFT p50", ttft.p50_ms === null ? "–" : `${number(ttft.p50_ms)} ms`, ttft.p99_ms === null ? "" : `p99 ${number(ttft.p99_ms)} ms`],
+      now.slo === null ? ["Goodput", "–", "no SLO was set (--slo)"]
+        : ["Goodput", now.good_share === null ? "–" : percent(now.good_share), `${number(now.good_rps)}/s met ${limits.join(", ")}`],
+      ["Load as asked", verdicts[fidelity.verdict] || "–", fidelity.reasons.length ? fidelity.reasons.join("; ") : lag,
+        { valid: "good", invalid: "bad" }[fidelity.verdict]],
+    ];
+    parts.tiles.replaceChildren(...tiles.map(([name, value, more, kind]) => make("div", { class: `tile ${kind || ""}` },
+      make("dt", {}, name), make("dd", { class: "value" }, value), make("dd", { class: "more" }, more))));
+  }
+
+  function showTable() {
+    const { table } = known.told, streams = Object.entries(table.streams);
+    const groups = [["total", "All", table.total], ...(streams.length > 1 ? streams.map(([name, entry]) => [name, name, entry]) : [])];
+    const head = make("tr", {}, make("th", { scope: "col", class: "left" }, "Metric"), make("th", { scope: "col", class: "left" }, "Stream"),
+      ...COLUMNS.map(([, title]) => make("th", { scope: "col" }, title)));
+    const body = make("tbody");
+    for (const [key, name, entry] of groups) {
+      METRICS.forEach(([metric, title], place) => body.append(make("tr",
+        { class: place || key === "total" ? "" : "first", "data-stream": key, "data-metric": metric },
+        make("th", { scope: "row" }, title), make("td", { class: "left" }, name),
+        ...COLUMNS.map(([column]) => make("td", { "data-column": column },
+          column === "count" ? whole(entry[metric][column]) : number(entry[metric][column]))))));
+    }
+    replaceTable(parts.table, make("table", { class: "latencies" }, make("caption", {}, "Latencies in milliseconds, exact to 0.5 %"),
+      make("thead", {}, head), body));
+  }
+
+  function showErrors() {
+    const { errors } = known.told;
+    parts.errors.hidden = !errors.length;
+    replaceTable(parts.errors, make("table", { class: "errors" }, make("caption", {}, "Errors"),
+      make("thead", {}, make("tr", {}, ...[["Requests", ""], ["Outcome", "left"], ["Error", "left"]]
+        .map(([title, kind]) => make("th", { scope: "col", class: kind }, title)))),
+      make("tbody", {}, ...errors.map((error) => make("tr", {}, make("td", {}, whole(error.requests)),
+        make("td", { class: "left" }, error.outcome), make("td", { class: "left" }, error.error))))));
+  }
+
+  /* A new table where something changed: what is selected or read out in the old one stays otherwise. */
+  function replaceTable(holder, table) {
+    if (!holder.firstChild || !holder.firstChild.isEqualNode(table)) holder.replaceChildren(table);
+  }
+
+  // charts
+
+  /* The newest seconds are not whole yet while the run goes on. */
+  function settled() {
+    const { told, axis, columns } = known;
+    const until_s = told.state === "over" ? Infinity : told.elapsed_s - 1;
+    let count = axis.start_s.length;
+    while (count && axis.start_s[count - 1] + axis.width_s[count - 1] > until_s) count -= 1;
+    const cut = (column) => (Array.isArray(column) ? column.slice(0, count)
+      : Object.fromEntries(Object.entries(column).map(([name, part]) => [name, cut(part)])));
+    return { axis: cut(axis), columns: columns && cut(columns) };
+  }
+
+  async function drawCharts() {
+    if (!shown() || !known.told) return;
+    await loadPlotly();
+    const { axis, columns } = settled();
+    if (!columns) {
+      parts.charts.replaceChildren();
+      return;
+    }
+    const end_s = axis.start_s.length ? axis.start_s[axis.start_s.length - 1] + axis.width_s[axis.width_s.length - 1] : 1;
+    const unit = FineserveCharts.timeUnit(window_s || end_s);
+    const look = { ...lookNow(), x: `time since the start (${unit.name})`, revision: `${known.run} ${unit.name} ${window_s}` };
+    if (window_s) look.range = [Math.max(end_s - window_s, 0) / unit.seconds, end_s / unit.seconds];
+    if (zoom) look.range = zoom;
+    const server = stream === "total" ? known.server : null;
+    const charts = FineserveCharts.overTime(axis, columns, server, known.told.fidelity.limits, unit);
+    const wanted = new Set(charts.map((chart) => chart.id));
+    for (const figure of [...parts.charts.children]) if (!wanted.has(figure.dataset.chart)) figure.remove();
+    for (const chart of charts) {
+      const plot = figureOf(chart);
+      await FineserveCharts.draw(plot, chart, look);
+      if (!plot.dataset.zooms) {
+        plot.dataset.zooms = "yes";
+        plot.on("plotly_relayout", (change) => onZoom(change));
+      }
+    }
+    drawn = look.dark ? "dark" : "light";
+  }
+
+  function figureOf(chart) {
+    const there = parts.charts.querySelector(`[data-chart="${chart.id}"] .plot`);
+    if (there) return there;
+    const plot = make("div", { class: "plot" });
+    parts.charts.append(make("figure", { "data-chart": chart.id, role: "group", "aria-label": `${chart.title}, ${chart.unit}` },
+      make("h3", {}, chart.title), plot));
+    return plot;
+  }
+
+  /* One chart was zoomed or set back: all follow. */
+  function onZoom(change) {
+    if (zoomed) return;
+    if ("xaxis.range[0]" in change) zoom = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+    else if (Array.isArray(change["xaxis.range"])) zoom = change["xaxis.range"];
+    else if (change["xaxis.autorange"]) zoom = null;
+    else return;
+    zoomed = true;
+    const update = zoom ? { "xaxis.range": [...zoom], "xaxis.autorange": false } : { "xaxis.autorange": true };
+    Promise.all([...parts.charts.querySelectorAll(".plot")].map((plot) => Plotly.relayout(plot, update)))
+      .finally(() => { zoomed = false; });
+  }
+
+  let loading = null;
+  function loadPlotly() {
+    loading = loading || new Promise((resolve, reject) => {
+      const script = make("script", { src: `${BASE}plotly.min.js` });
+      script.onload = resolve;
+      script.onerror = () => { loading = null; reject(new Error("the chart library did not load")); };
+      document.head.append(script);
+    });
+    return loading;
+  }
+
+  function lookNow() {
+    const look = FineserveCharts.lookOf(document.body);
+    box.style.setProperty("--fineserve-paper", look.dark ? getComputedStyle(document.body).backgroundColor : "#fff");
+    return look;
+  }
+
+  // Locust's page around it
+
+  function follow() {
+    const tabs = document.querySelector(".MuiTabs-root");
+    const open = tabs !== null && new URLSearchParams(location.search).get("tab") === "llm";
+    if (open) {
+      const place = tabs.closest(".MuiContainer-root") || tabs.parentElement;
+      if (box.parentNode !== place) place.append(box);
+      box.style.color = getComputedStyle(document.body).color;
+    }
+    const opened = box.hidden && open;
+    box.hidden = !open;
+    if (opened) poll();
+    else if (open && drawn && (FineserveCharts.lookOf(document.body).dark ? "dark" : "light") !== drawn) drawCharts();
+  }
+
+  let asked = false;
+  const soon = () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => { asked = false; follow(); });
+  };
+  new MutationObserver((changes) => {
+    if (changes.some((change) => !box.contains(change.target))) soon();
+  }).observe(document.getElementById("root"), { childList: true, subtree: true });
+  new MutationObserver(soon).observe(document.head, { childList: true, subtree: true });  // Locust's styles, so its theme
+  for (const event of ["click", "keyup", "popstate"]) addEventListener(event, () => { soon(); setTimeout(soon, 100); });
+  document.addEventListener("visibilitychange", () => poll());
+  follow();
+})();
