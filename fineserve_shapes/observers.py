@@ -71,6 +71,8 @@ class Observers:
         """The run is over; its summary gets what the server said of itself. None: it never began."""
         scrape = self.feed.scrape
         self.feed.finish()
+        if summary is not None and self._scratch is not None:
+            summary["request_log"] = {"path": None}  # ours alone, and soon gone
         if scrape is None:
             return
         scrape.stop()
@@ -89,12 +91,13 @@ class Observers:
                 gevent.get_hub().threadpool.apply(lambda: write_report([RunData.read(log, summary, itl)], out))
             except (OSError, InputError) as error:
                 logger.error("cannot write the report %s: %s (--report)", out, error)
+            except Exception:  # the run is over and its figures are written: they do not fall with their picture
+                logger.exception("making the report %s failed", out)
             else:
                 logger.info("the report is in %s", out)
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
-            summary["request_log"] = None  # it was ours alone
 
     def close(self) -> None:
         """The process ends."""

@@ -371,13 +371,13 @@ class MasterSession:
         if run.log is not None:
             run.log.close(orjson.dumps(self._summary))
             self._summary["request_log"] |= {"requests": run.log.log.rows, "error": run.log.error}
-        self._observers.report(run, self._summary)
         if prefix := self._environment.parsed_options.csv_prefix:
             _write_tables(run, prefix)
         if planned.output_file is not None:
             _write_summary(self._summary, planned.output_file)
         if self._environment.web_ui is not None:
             _print_summary(self._summary)
+        self._observers.report(run, self._summary)
 
     def _summarise(self, run: Run, planned: Planned) -> dict[str, Any]:
         facts = next(iter(run.facts.values()), {})

@@ -73,7 +73,7 @@ class ServerSeries:
             self._thin()
 
     def as_dict(self, after_s: float = -math.inf) -> dict[str, Any]:
-        """`at_s` (seconds of the run, ascending) and a column for each of GAUGES and COUNTERS, None for what was missing."""
+        """`at_s` (seconds of the run, ascending) and a column for each of GAUGES and COUNTERS, None for what is missing."""
         start = bisect_right(self._at_s, after_s)
         return {"at_s": self._at_s[start:], **{name: column[start:] for name, column in self._columns.items()}}
 
