@@ -102,7 +102,7 @@ def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
         match path.suffix.lower():
             case ".parquet":
                 table = pa.parquet.read_table(path)
-                about = _about((table.schema.metadata or {}).get(b"fineserve"))
+                about = _about((pa.parquet.read_metadata(path).metadata or {}).get(b"fineserve"))
             case ".jsonl":
                 table = pa.json.read_json(
                     path,

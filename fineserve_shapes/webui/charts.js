@@ -80,6 +80,12 @@ const FineserveCharts = (() => {
     });
   }
 
+  /* An axis from 0 upwards; Plotly makes no scale of nothing but zeros, and stumbles over no values at all. */
+  function upwards(chart, second) {
+    const traces = chart.traces.filter((trace) => (trace.yaxis === "y2") === second);
+    return traces.some((trace) => trace.y.some((value) => value > 0)) ? { rangemode: "tozero" } : { range: [0, 1] };
+  }
+
   function layout(chart, look) {
     const axis = { gridcolor: look.grid, zerolinecolor: look.grid, linecolor: look.grid, automargin: true };
     return {
@@ -88,19 +94,20 @@ const FineserveCharts = (() => {
       font: { color: look.text, size: 12, family: "Roboto, Helvetica, Arial, sans-serif" },
       hoverlabel: { bgcolor: look.paper, bordercolor: look.grid, font: { color: look.text }, namelength: -1 },
       hovermode: chart.hovermode || "x unified", dragmode: look.touch ? false : "zoom", uirevision: look.revision || "as it is",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: look.text, activecolor: BLUE },
       showlegend: chart.legend !== false, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       xaxis: { ...axis, title: { text: plain(chart.x || look.x || ""), standoff: 6 }, type: chart.xtype || "linear",
-        ...(look.range ? { range: look.range, autorange: false } : {}), ...(chart.xaxis || {}) },
-      yaxis: { ...axis, title: { text: plain(chart.unit), standoff: 6 }, rangemode: "tozero", type: chart.ytype || "linear",
+        ...(look.range ? { range: look.range, autorange: false, uirevision: look.ranged } : {}), ...(chart.xaxis || {}) },
+      yaxis: { ...axis, title: { text: plain(chart.unit), standoff: 6 }, ...upwards(chart, false), fixedrange: true,
         ...(chart.yaxis || {}) },
       ...(chart.second ? { yaxis2: { ...axis, title: { text: plain(chart.second), standoff: 6 }, overlaying: "y", side: "right",
-        rangemode: "tozero", showgrid: false } } : {}),
+        ...upwards(chart, true), fixedrange: true, tickmode: "auto", showgrid: false } } : {}),
     };
   }
 
   const config = (touch) => ({
     responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover", showTips: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toImage"],
+    doubleClick: "autosize", modeBarButtonsToRemove: ["select2d", "lasso2d", "resetScale2d", "toImage"],
   });
 
   /* Draw into an element, or bring what is there up to date. */

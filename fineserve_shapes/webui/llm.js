@@ -11,7 +11,7 @@
   const STATES = { none: "no run yet", starting: "getting ready", running: "running", stopping: "ending", over: "over" };
 
   let known = forget();  // what the server has told of the run that is shown
-  let stream = "total", window_s = 0, timer = null, asks = 0, zoom = null, zoomed = false, drawn = "";
+  let stream = "total", window_s = 0, timer = null, asks = 0, zoom_s = null, drawn = "", unit_s = 1, draws = 0;
 
   function forget() {
     return { run: "", version: 0, axis: { start_s: [], width_s: [] }, columns: null, server: null, told: null };
@@ -46,7 +46,7 @@
     window: chosen("Time shown in the charts",
       [["0", "Whole run"], ["60", "Last minute"], ["300", "Last 5 minutes"], ["1800", "Last 30 minutes"]], (value) => {
         window_s = Number(value);
-        zoom = null;
+        zoom_s = null;
         drawCharts();
       }),
   };
@@ -103,7 +103,7 @@
     }
     if (told.run !== known.run) {
       known = { ...forget(), run: told.run };
-      zoom = null;
+      zoom_s = null;
     }
     const first = known.version === 0;
     known.told = told;
@@ -224,6 +224,7 @@
   async function drawCharts() {
     if (!shown() || !known.told) return;
     await loadPlotly();
+    if (!shown()) return;
     const { axis, columns } = settled();
     if (!columns) {
       parts.charts.replaceChildren();
@@ -232,14 +233,17 @@
     const end_s = axis.start_s.length ? axis.start_s[axis.start_s.length - 1] + axis.width_s[axis.width_s.length - 1] : 1;
     const unit = FineserveCharts.timeUnit(window_s || end_s);
     const look = { ...lookNow(), x: `time since the start (${unit.name})`, revision: `${known.run} ${unit.name} ${window_s}` };
-    if (window_s) look.range = [Math.max(end_s - window_s, 0) / unit.seconds, end_s / unit.seconds];
-    if (zoom) look.range = zoom;
+    unit_s = unit.seconds;
+    look.range = (zoom_s || [window_s ? Math.max(end_s - window_s, 0) : 0, end_s]).map((at_s) => at_s / unit_s);
+    look.ranged = draws += 1;  // the range is ours to set, each time; what else a reader has changed stays
     const server = stream === "total" ? known.server : null;
     const charts = FineserveCharts.overTime(axis, columns, server, known.told.fidelity.limits, unit);
     const wanted = new Set(charts.map((chart) => chart.id));
     for (const figure of [...parts.charts.children]) if (!wanted.has(figure.dataset.chart)) figure.remove();
-    for (const chart of charts) {
-      const plot = figureOf(chart);
+    const plots = charts.map(figureOf);  // all of them first: the page's columns must stand before anything is measured
+    for (const [place, chart] of charts.entries()) {
+      const plot = plots[place];
+      if (!shown() || !plot.isConnected) return;  // Plotly cannot measure what is not there
       await FineserveCharts.draw(plot, chart, look);
       if (!plot.dataset.zooms) {
         plot.dataset.zooms = "yes";
@@ -260,15 +264,11 @@
 
   /* One chart was zoomed or set back: all follow. */
   function onZoom(change) {
-    if (zoomed) return;
-    if ("xaxis.range[0]" in change) zoom = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
-    else if (Array.isArray(change["xaxis.range"])) zoom = change["xaxis.range"];
-    else if (change["xaxis.autorange"]) zoom = null;
+    if ("xaxis.range[0]" in change) zoom_s = [change["xaxis.range[0]"] * unit_s, change["xaxis.range[1]"] * unit_s];
+    else if (Array.isArray(change["xaxis.range"])) zoom_s = change["xaxis.range"].map((at) => at * unit_s);
+    else if (change["xaxis.autorange"]) zoom_s = null;
     else return;
-    zoomed = true;
-    const update = zoom ? { "xaxis.range": [...zoom], "xaxis.autorange": false } : { "xaxis.autorange": true };
-    Promise.all([...parts.charts.querySelectorAll(".plot")].map((plot) => Plotly.relayout(plot, update)))
-      .finally(() => { zoomed = false; });
+    drawCharts();
   }
 
   let loading = null;

@@ -7,9 +7,10 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from runs import Cluster, free_port
+from runs import REPLAY, Cluster, free_port
 
 
 class Page:
@@ -28,6 +29,10 @@ class Page:
             found: dict[str, Any] = json.loads(response.read())
             return found
 
+    def post_text(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, b"", timeout=60) as response:
+            return response.read().decode()
+
     def swarm(self, **form: object) -> dict[str, Any]:
         return self.post("/swarm", user_count=1, spawn_rate=1, **form)
 
@@ -43,21 +48,23 @@ def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-def open_page(locust: Cluster, *arguments: object, workers: int = 0) -> Page:
+def open_page(locust: Cluster, *arguments: object, workers: int = 0, file: Path = REPLAY, base: str = "/") -> Page:
     port = free_port()
     options = ("--web-host", "127.0.0.1", "--web-port", port, *arguments)
-    process = locust.master(*options) if workers else locust.start(*options)
+    process = locust.master(*options, file=file) if workers else locust.start(*options, file=file)
     locust.await_output(process, "Starting web interface")
     page = Page(port)
-    until(lambda: _answers(page))
+    until(lambda: _answers(page, base))
+    if not workers:
+        return page
     for _ in range(workers):
         locust.worker()
     until(lambda: len(json.loads(page.get("/stats/requests")).get("workers", [])) == workers)
     return page
 
 
-def _answers(page: Page) -> bool:
+def _answers(page: Page, base: str) -> bool:
     try:
-        return bool(page.get("/"))
+        return bool(page.get(base))
     except OSError:
         return False
