@@ -20,8 +20,9 @@ from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.options import Values
 from fineserve_shapes.webui import pages
+from fineserve_shapes.webui.endpoint import Endpoint
 from fineserve_shapes.webui.feed import Feed
-from fineserve_shapes.webui.prometheus import Endpoint, RunCollector
+from fineserve_shapes.webui.prometheus import RunCollector
 from fineserve_shapes.workload.plan import Plan
 
 logger = logging.getLogger(__name__)

@@ -39,7 +39,6 @@ def drawn(run: RunData) -> dict[str, Any]:
     total = run.tally.total
     server = run.summary.get("server_metrics")
     return {
-        "name": run.name,
         "axis": {"start_s": series["start_s"], "width_s": series["width_s"]},
         "columns": series["total"],
         "server": server.get("series") if isinstance(server, dict) else None,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fineserve_shapes.engine.serverscrape import ServerScrape
 from fineserve_shapes.measure.ledger import Ledger, failed
 from fineserve_shapes.measure.tally import Tally
+
+if TYPE_CHECKING:
+    from fineserve_shapes.engine.serverscrape import ServerScrape
 
 RATE_OVER_S = 10.0
 MAX_TEXT = 300

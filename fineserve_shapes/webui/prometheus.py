@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from gevent.pywsgi import WSGIServer
-from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.histogram import Histogram, places
 from fineserve_shapes.measure.totals import Totals
 from fineserve_shapes.webui.feed import Feed, Watched
-
-logger = logging.getLogger(__name__)
 
 # fmt: off
 _SHORT_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -122,28 +115,3 @@ def buckets(histogram: Histogram, bounds_s: tuple[float, ...]) -> list[tuple[str
     found = reached[np.searchsorted(filled, places(np.array(bounds_s)), side="right")]
     return [*((f"{bound:g}", float(count)) for bound, count in zip(bounds_s, found, strict=True)),
             ("+Inf", float(histogram.count))]  # fmt: skip
-
-
-class Endpoint:
-    """`/metrics` on a port of its own, without a login: for headless runs, and for a Prometheus that cannot log in.
-
-    address: `PORT` (then on this machine alone) or `HOST:PORT`. Raises InputError where that cannot be.
-    """
-
-    def __init__(self, address: str, registry: CollectorRegistry) -> None:
-        host, _, port = address.rpartition(":")
-        if not port.isdecimal() or not 0 <= int(port) < 2**16:
-            raise InputError(f"--prometheus-port must be PORT or HOST:PORT, got {address!r}")
-        app: Any = make_wsgi_app(registry)
-        self._server = WSGIServer((host.strip("[]") or "127.0.0.1", int(port)), app, log=None, error_log=logger)
-        try:
-            self._server.start()
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise InputError(f"cannot listen on {address}: {why} (--prometheus-port)") from None
-        self.url = f"http://{self._server.server_host}:{self._server.server_port}/metrics"
-        logger.info("Prometheus finds the figures at %s", self.url)
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.stop(timeout=1)

@@ -1,0 +1,160 @@
+"""What the tab's JSON route tells: whole at first, then only what changed; and what polling costs."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from measured import measurements, record
+
+from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
+from fineserve_shapes.measure.ledger import Ledger
+from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.webui import feed as feed_module
+from fineserve_shapes.webui.feed import MAX_TEXT, Feed
+
+
+class FakeRun:
+    """A run whose time the test sets."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.id = "r1"
+        self.tally = Tally(Slo.parse("ttft=500ms"))
+        self.book = self
+        self.ledger = Ledger()
+        self.stopping = False
+        self.now_s = now_s
+
+    def in_flight_by_stream(self) -> dict[int, int]:
+        return {0: 3, 1: 4}
+
+    def fidelity(self) -> dict[str, Any]:
+        return judge(self.tally.delivery, self.tally.total, Accounts(), {}, Limits())
+
+    def take(self, rows: list[tuple[object, ...]], **options: Any) -> None:
+        self.ledger.plan(len(rows))
+        self.tally.add(measurements(rows, **options))
+        self.ledger.end("ok", len(rows))
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "FRESH_S", -1.0)
+
+
+def begun(run: FakeRun, **about: object) -> Feed:
+    feed = Feed()
+    feed.begin(run, lambda: about, None)
+    return feed
+
+
+def test_before_the_first_run_there_is_none():
+    assert Feed().read() == {"run": None, "state": "none"}
+
+
+def test_states_follow_the_run():
+    run = FakeRun(now_s=float("-inf"))
+    feed = begun(run)
+    states = [feed.read()["state"]]
+    run.now_s = 1.0
+    states.append(feed.read()["state"])
+    run.stopping = True
+    states.append(feed.read()["state"])
+    feed.finish()
+    states.append(feed.read()["state"])
+    assert states == ["starting", "running", "stopping", "over"]
+    assert feed.read()["now"]["in_flight"] == 0
+
+
+def merge(series: dict[str, Any], told: dict[str, Any] | None) -> dict[str, Any]:
+    """What the page does with an answer: slots from the first that changed take the place of those that were there."""
+    if told is None:
+        return series
+    keep = sum(start < (told["start_s"] or [float("inf")])[0] for start in series["start_s"]) if series else 0
+
+    def join(before: Any, after: Any) -> Any:
+        if isinstance(after, list):
+            return (before or [])[:keep] + after
+        return {name: join((before or {}).get(name), column) for name, column in after.items()}
+
+    return {name: join(series.get(name), told[name]) for name in ("start_s", "width_s", "columns")}
+
+
+def test_answers_put_together_are_the_whole():
+    """Requests come in with their end, some of them half a minute after their first token."""
+    rng = np.random.default_rng(5)
+    run = FakeRun()
+    feed = begun(run)
+    known, version, sizes = {}, 0, []
+    for second in range(120):
+        run.now_s = float(second)
+        ends = second + rng.random(20)
+        firsts = np.maximum(ends - rng.exponential(8.0, 20), 0.0)
+        run.take([record(100 * second + i, stream=i % 2, due_s=firsts[i] - 0.1, sent_s=firsts[i] - 0.1,
+                         first_token_s=firsts[i], last_token_s=ends[i], end_s=ends[i]) for i in range(20)])  # fmt: skip
+        told = feed.read("r1", version)
+        known, version = merge(known, told["series"]), told["version"]
+        sizes.append(len(told["series"]["start_s"]))
+        assert feed.read("r1", version)["series"] is None
+    whole = feed.read()["series"]
+    assert known == {name: whole[name] for name in known}
+    assert np.mean(sizes[60:]) < 60  # and not the whole each time
+
+
+@pytest.mark.parametrize(("run", "version"), [("other", 3), ("r1", 10**9), ("r1", -1)])
+def test_a_reader_of_something_else_gets_everything(run: str, version: int):
+    shown = FakeRun(2.0)
+    shown.take([record(0), record(10)])
+    told = begun(shown).read(run, version)
+    assert told["series"]["start_s"][0] == 0
+
+
+def test_one_stream_can_be_asked_for():
+    run = FakeRun(2.0)
+    run.take([record(0), record(1, stream=1), record(2, stream=1)])
+    feed = begun(run)
+    assert sum(feed.read(stream="1")["series"]["columns"]["ok"]) == 2
+    assert sum(feed.read(stream="total")["series"]["columns"]["ok"]) == 3
+    assert feed.read(stream="9")["series"]["columns"] is None
+
+
+def test_hostile_text_is_bounded_and_plain_json():
+    run = FakeRun(2.0)
+    text = "<script>'\"=cmd()\n" * 100_000
+    run.take([record(0)], error=("http_error", text))
+    told = begun(run, model=text, host=text).read()
+    assert len(told["about"]["model"]) == MAX_TEXT
+    assert len(json.dumps(told)) < 20_000
+
+
+def test_polling_costs_less_than_a_percent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """An hour of 20 requests a second in two streams, polled every two seconds."""
+    monkeypatch.undo()
+    run = FakeRun()
+    feed = begun(run)
+    rng = np.random.default_rng(1)
+    version, spent_s, polls = 0, 0.0, 0
+    for second in range(0, 3600, 2):
+        run.now_s = float(second)
+        ends = second + 2 * rng.random(40)
+        run.take([record(40 * second + i, stream=i % 2, due_s=ends[i] - 10.2, sent_s=ends[i] - 10.2,
+                         first_token_s=ends[i] - 10, last_token_s=ends[i], end_s=ends[i]) for i in range(40)])  # fmt: skip
+        if second >= 3000:
+            feed._figures = (-float("inf"), {})
+            begin_s = time.process_time()
+            told = feed.read("r1", version)
+            json.dumps(told)
+            spent_s += time.process_time() - begin_s
+            version, polls = told["version"], polls + 1
+    begin_s = time.process_time()
+    size = len(json.dumps(feed.read()))
+    whole_s = time.process_time() - begin_s
+    each_s = spent_s / polls
+    with capsys.disabled():
+        print(f"\na poll: {1e3 * each_s:.1f} ms of CPU, {each_s / 2:.2%} of a core at one in 2 s;"
+              f" the whole after an hour: {1e3 * whole_s:.0f} ms, {size / 1e6:.2f} MB")  # fmt: skip
+    assert each_s / 2 < 0.01
