@@ -15,6 +15,7 @@ from fineserve_shapes.measure.totals import LATENCIES
 
 SAMPLE = 2_000
 BINS = 30
+LEAST_PER_BIN = 50
 CDF_POINTS = 300
 SLOWEST = 20
 
@@ -75,7 +76,8 @@ def against(x: FloatArray, y: FloatArray) -> dict[str, Any]:
     x, y = x[known], y[known]
     if not len(x):
         return {"bins": {"x": [], "count": [], "p50": [], "p90": [], "p99": []}, "sample": {"x": [], "y": []}}
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1), method="nearest"))
+    parts = min(max(len(x) // LEAST_PER_BIN, 1), BINS)
+    edges = np.unique(np.quantile(x, np.linspace(0, 1, parts + 1), method="nearest"))
     place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, max(len(edges) - 2, 0))
     bins: dict[str, list[float]] = {"x": [], "count": [], "p50": [], "p90": [], "p99": []}
     for number in np.unique(place).tolist():

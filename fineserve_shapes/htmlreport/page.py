@@ -98,7 +98,7 @@ def _configuration(run: RunData) -> dict[str, Any]:
     for name in known:
         value = plan.get(name)
         if value is not None and not isinstance(value, dict | list):
-            found[f"plan: {name}"] = value
+            found[f"plan: {name.replace('_', ' ')}"] = value
     warmup = run.summary.get("warmup")
     if isinstance(warmup, dict) and (warmup.get("requests") or warmup.get("seconds")):
         found["warm-up"] = f"{warmup.get('requests')} requests, {warmup.get('seconds')} s"
@@ -145,7 +145,7 @@ def _fidelity(run: RunData) -> dict[str, Any]:
     for name, left, right in pairs:
         found[f"{name}: asked / delivered"] = None if left is None else f"{number(left)} / {number(right)}"
     for name in ("due", "due_unsent", "due_unknown", "lag_p50_ms", "lag_p99_ms", "lag_max_ms", "lag_p99_of_ttft",
-                 "passed_on", "ended_twice"):  # fmt: skip
+                 "held", "held_p50_ms", "held_p99_ms", "passed_on", "ended_twice"):  # fmt: skip
         found[name.replace("_", " ")] = told.get(name)
     for worker, facts in list((told.get("workers") or {}).items())[:50]:
         if isinstance(facts, dict):

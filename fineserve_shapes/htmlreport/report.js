@@ -11,7 +11,7 @@
     ["tpot_concurrency", "TPOT against concurrency", "requests in flight when it was sent", "TPOT, ms", "linear"],
     ["e2e_output", "E2E against output length", "output tokens", "E2E, ms", "log"],
   ];
-  const waiting = new Map();
+  const waiting = new Map(), { dark } = lookOf(document.body);
 
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting) drawNow(entry.target);
@@ -45,7 +45,7 @@
     return box;
   }
 
-  const colour = (place) => RUNS[place % RUNS.length], dash = (place) => DASHES[place % DASHES.length];
+  const colours = dark ? [...RUNS].reverse() : RUNS, colour = (place) => colours[place % colours.length], dash = (place) => DASHES[place % DASHES.length];
 
   const cdfs = document.getElementById("cdf-charts");
   for (const [key, title] of METRICS) {
@@ -63,7 +63,7 @@
   const ends = runs.map(({ axis }) => (axis.start_s.length ? axis.start_s.at(-1) + axis.width_s.at(-1) : 1));
   const unit = timeUnit(Math.max(...ends));
   const look = { x: `time since the start (${unit.name})`, range: [0, Math.max(...ends) / unit.seconds] };
-  const charts = runs.map((run) => overTime(run.axis, run.columns, run.server, run.limits, unit));
+  const charts = runs.map((run) => overTime(run.axis, run.columns, run.server, run.limits, unit, dark));
   const most = (values) => values.reduce((highest, value) => (value > highest ? value : highest), 0);
   const kinds = [...new Set(charts.flatMap((list) => list.map((chart) => chart.id)))];
   let box = runs.length === 1 ? grid(overtime) : null;

@@ -28,6 +28,7 @@ from fineserve_shapes.measure.tally import Tally
 
 TIMES = "token_times_s"
 LONGEST_LINE = 2**26
+_YOUNG = ("held_s",)  # columns that older logs do not have
 _LOST = tuple(OUTCOMES.index(outcome) for outcome in ("unsent", "unknown"))
 
 IntArray = npt.NDArray[np.int64]
@@ -127,7 +128,7 @@ def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
         if path.exists() and not path.stat().st_size:
             raise InputError(f"{path} is empty: no run has been logged there") from None
         raise InputError(f"{path} is no request log: {str(error).splitlines()[0][:200]}") from None
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    missing = [name for name in SCHEMA.names if name not in table.column_names and name not in _YOUNG]
     if missing:
         raise InputError(f"{path} is no request log: it has no column {missing[0]}")
     return table, about

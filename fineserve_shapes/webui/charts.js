@@ -11,7 +11,7 @@ const FineserveCharts = (() => {
     ok: GREEN, http_error: RED, stream_error: ORANGE, timeout: PINK, connect_error: BLUE, cancelled: SKY,
     unsent: GREY, unknown: "#b8a100",
   };
-  const QUANTILES = [["p50_ms", "p50", BLUE, "solid"], ["p90_ms", "p90", ORANGE, "dash"], ["p99_ms", "p99", RED, "dot"]];
+  const QUANTILES = [["p50_ms", "p50", null, "solid"], ["p90_ms", "p90", ORANGE, "dash"], ["p99_ms", "p99", RED, "dot"]];
 
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
@@ -28,24 +28,26 @@ const FineserveCharts = (() => {
 
   /* The charts of one run: [{id, title, unit, traces, second}], each drawn by `draw`.
      axis: {start_s, width_s}; columns: as Series.as_dict has them; server: the server's series or null;
-     limits: {max_lag_ms} or null. */
-  function overTime(axis, columns, server, limits, unit) {
+     limits: {max_lag_ms} or null. dark: whether they stand on a dark ground. */
+  function overTime(axis, columns, server, limits, unit, dark) {
+    const [MAIN, WIDE] = dark ? [SKY, BLUE] : [BLUE, SKY];  // the dark blue is hard to see on black
+    if (!axis.start_s.length) return [];  // Plotly stumbles over an axis of empty columns
     const at = axis.start_s.map((start, i) => (start + axis.width_s[i] / 2) / unit.seconds);
     const rate = (name) => columns[name].map((count, i) => count / axis.width_s[i]);
-    const quantiles = (name) => QUANTILES.map(([key, label, colour, dash]) => line(label, at, columns[name][key], colour, dash));
+    const quantiles = (name) => QUANTILES.map(([key, label, colour, dash]) => line(label, at, columns[name][key], colour || MAIN, dash));
     const charts = [
       { id: "rate", title: "Load asked for and delivered", unit: "requests/s", traces: [
-        line("asked", at, rate("planned"), SKY, "solid", { line: { color: SKY, width: 5 }, mode: "lines" }),
-        line("sent", at, rate("sent"), BLUE, "solid"),
+        line("asked", at, rate("planned"), WIDE, "solid", { line: { color: WIDE, width: 6 }, mode: "lines" }),
+        line("sent", at, rate("sent"), MAIN, "solid"),
         line("answered", at, rate("ok"), GREEN, "dot"),
       ] },
       { id: "in_flight", title: "Requests in flight", unit: "requests", traces: [
-        line("in flight", at, columns.in_flight, BLUE, "solid"),
+        line("in flight", at, columns.in_flight, MAIN, "solid"),
       ] },
       { id: "ttft", title: "Time to first token", unit: "ms", traces: quantiles("ttft") },
       { id: "tpot", title: "Time per output token", unit: "ms", traces: quantiles("tpot") },
       { id: "tokens", title: "Tokens per second", unit: "output tokens/s", second: "input tokens/s", traces: [
-        line("output", at, rate("output_tokens"), BLUE, "solid"),
+        line("output", at, rate("output_tokens"), MAIN, "solid"),
         line("input", at, rate("input_tokens"), ORANGE, "dash", { yaxis: "y2" }),
       ] },
       { id: "outcomes", title: "Outcomes", unit: "requests/s", stacked: true,
@@ -54,7 +56,7 @@ const FineserveCharts = (() => {
             { stackgroup: "one", mode: "lines", line: { color: OUTCOMES[name], width: 1, shape: "hvh" } })) },
       { id: "lag", title: "Lag: sent later than due", unit: "ms", traces: quantiles("lag") },
     ];
-    if (limits && at.length) {
+    if (limits) {
       charts[6].traces.push(line("limit of p99", [at[0], at[at.length - 1]], [limits.max_lag_ms, limits.max_lag_ms],
         GREY, "dashdot", { mode: "lines" }));
     }
@@ -64,7 +66,7 @@ const FineserveCharts = (() => {
       charts[1].traces.push(line("waiting at the server", when, server.waiting, RED, "dot"));
       charts[4].traces.push(line("output by the server", when, growth(server, "generation_tokens"), GREEN, "dot"));
       charts.push({ id: "cache", title: "The server's KV cache", unit: "% in use", second: "preemptions/s", traces: [
-        line("in use", when, server.kv_cache_usage.map((use) => (use === null ? null : 100 * use)), BLUE, "solid"),
+        line("in use", when, server.kv_cache_usage.map((use) => (use === null ? null : 100 * use)), MAIN, "solid"),
         line("preemptions", when, growth(server, "preemptions"), RED, "dot", { yaxis: "y2" }),
       ] });
     }

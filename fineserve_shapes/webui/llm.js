@@ -35,7 +35,7 @@
   const parts = {
     title: make("h2", {}, "LLM"), about: make("p"), notice: make("p", { class: "notice", role: "status" }),
     tiles: make("dl", { class: "tiles", "aria-label": "Figures of the moment" }),
-    charts: make("div", { class: "charts" }),
+    reasons: make("p", { class: "notice" }), charts: make("div", { class: "charts" }),
     table: make("div", { class: "scroll", role: "region", "aria-label": "Latencies", tabindex: "0" }),
     errors: make("div", { class: "scroll", role: "region", "aria-label": "Errors", tabindex: "0" }),
     streams: chosen("Stream shown in the charts", [["total", "All streams"]], (value) => {
@@ -53,7 +53,7 @@
   const box = make("section", { id: "fineserve", role: "tabpanel", "aria-label": "LLM", hidden: "" },
     make("div", { class: "head" }, make("div", {}, parts.title, parts.about),
       make("div", { class: "tools" }, parts.streams, parts.window)),
-    parts.notice, parts.tiles, parts.charts, parts.table, parts.errors);
+    parts.notice, parts.tiles, parts.reasons, parts.charts, parts.table, parts.errors);
 
   // numbers
 
@@ -169,9 +169,11 @@
       ["TTFT p50", ttft.p50_ms === null ? "–" : `${number(ttft.p50_ms)} ms`, ttft.p99_ms === null ? "" : `p99 ${number(ttft.p99_ms)} ms`],
       now.slo === null ? ["Goodput", "–", "no SLO was set (--slo)"]
         : ["Goodput", now.good_share === null ? "–" : percent(now.good_share), `${number(now.good_rps)}/s met ${limits.join(", ")}`],
-      ["Load as asked", verdicts[fidelity.verdict] || "–", fidelity.reasons.length ? fidelity.reasons.join("; ") : lag,
+      ["Load as asked", verdicts[fidelity.verdict] || "–", lag,
         { valid: "good", invalid: "bad" }[fidelity.verdict]],
     ];
+    const reasons = fidelity.reasons.slice(0, 4).join("; "), others = fidelity.reasons.length - 4;
+    parts.reasons.textContent = reasons && `Not as asked: ${reasons}${others > 0 ? `; and ${others} more reasons` : ""}.`;
     parts.tiles.replaceChildren(...tiles.map(([name, value, more, kind]) => make("div", { class: `tile ${kind || ""}` },
       make("dt", {}, name), make("dd", { class: "value" }, value), make("dd", { class: "more" }, more))));
   }
@@ -237,7 +239,7 @@
     look.range = (zoom_s || [window_s ? Math.max(end_s - window_s, 0) : 0, end_s]).map((at_s) => at_s / unit_s);
     look.ranged = draws += 1;  // the range is ours to set, each time; what else a reader has changed stays
     const server = stream === "total" ? known.server : null;
-    const charts = FineserveCharts.overTime(axis, columns, server, known.told.fidelity.limits, unit);
+    const charts = FineserveCharts.overTime(axis, columns, server, known.told.fidelity.limits, unit, look.dark);
     const wanted = new Set(charts.map((chart) => chart.id));
     for (const figure of [...parts.charts.children]) if (!wanted.has(figure.dataset.chart)) figure.remove();
     const plots = charts.map(figureOf);  // all of them first: the page's columns must stand before anything is measured
