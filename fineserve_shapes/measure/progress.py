@@ -32,7 +32,7 @@ class Progress:
             f"{self.in_flight:,} in flight",
         ]
         if self.ttft_p50_s is not None and self.ttft_p99_s is not None:
-            parts.append(f"TTFT p50 {1e3 * self.ttft_p50_s:.3g} ms p99 {1e3 * self.ttft_p99_s:.3g} ms")
+            parts.append(f"TTFT p50 {1e3 * self.ttft_p50_s:,.0f} ms p99 {1e3 * self.ttft_p99_s:,.0f} ms")
         parts.append(f"{self.failed:,} failed")
         if self.end_s is not None:
             left_s = self.end_s - self.elapsed_s
