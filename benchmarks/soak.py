@@ -155,7 +155,7 @@ def _judge(site: Site, truth: Path, kills: int, history: dict[str, list[tuple[fl
     print(f"passed on {summary['fidelity']['passed_on']:,}, ended twice {summary['fidelity']['ended_twice']},"
           f" lag p99 {summary['fidelity']['lag_p99_ms']:.1f} ms, tracebacks {site.tracebacks()}")  # fmt: skip
     for name in ("master", "simulator"):
-        values = [mb for _, mb in history[name] if mb == mb]
+        values = [mb for _, mb in history[name] if mb > 0]  # not of one that has ended
         third = values[len(values) // 3 :]
         print(f"{name}: {third[0]:.1f} MB after a third of the time, {third[-1]:.1f} MB at the end")
     good = planned == sum(ledger.values()) and twice <= summary["retried"] and not summary["fidelity"]["ended_twice"]

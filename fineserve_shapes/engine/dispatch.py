@@ -12,7 +12,8 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 
-from fineserve_shapes.engine.leases import LeaseHolder, Row
+from fineserve_shapes.engine.holder import LeaseHolder
+from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.slots import NO_LOAD, Limit, Load
 from fineserve_shapes.engine.timer import Timer
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from gevent.event import Event
 
-from fineserve_shapes.engine.leases import SILENCE_S, LeaseBook, Row
+from fineserve_shapes.engine.book import LeaseBook
+from fineserve_shapes.engine.leases import SILENCE_S, Row
 from fineserve_shapes.engine.logwriter import LogWriter
 from fineserve_shapes.engine.prefetch import prefetched
 from fineserve_shapes.engine.slots import Slots

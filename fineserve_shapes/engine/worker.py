@@ -18,7 +18,8 @@ from gevent.pool import Pool
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.clock import ClockEstimate
 from fineserve_shapes.engine.dispatch import Dispatcher
-from fineserve_shapes.engine.leases import LeaseHolder, Row
+from fineserve_shapes.engine.holder import LeaseHolder
+from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.ledger import OUTCOMES

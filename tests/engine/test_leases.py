@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine.leases import FENCE_S, Lease, LeaseBook, LeaseHolder, Report, Row
+from fineserve_shapes.engine.book import LeaseBook
+from fineserve_shapes.engine.holder import LeaseHolder
+from fineserve_shapes.engine.leases import FENCE_S, Lease, Report, Row
 from fineserve_shapes.engine.slots import Limit, Load, Slots
 from fineserve_shapes.workload.block import Block
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.engine import messages
-from fineserve_shapes.engine.leases import LeaseHolder
+from fineserve_shapes.engine.holder import LeaseHolder
 from fineserve_shapes.engine.master import Master
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import Worker
