@@ -307,6 +307,8 @@ class MasterSession:
             interrupt_main(SystemExit(EXIT_FAILED))
         elif number == signal.SIGINT:
             interrupt_main(KeyboardInterrupt())
+        elif self._interrupted:
+            self.master.hurry()  # before the shape has noticed the first one
         elif headless:  # where Locust itself listens for SIGTERM only once a run is over
             logger.info("SIGTERM: the run is being stopped")
             self._interrupted = True
