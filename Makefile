@@ -21,7 +21,7 @@ demo: $(READY)  ## install, and replay half a minute of a sample trace against t
 	$(BIN)/locust -f locustfiles/replay.py --headless --only-summary --run-time 30s --drain-timeout 45
 
 test: $(READY)  ## install, and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)  ## check style, types and format
 	$(BIN)/ruff check
