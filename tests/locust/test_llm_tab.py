@@ -263,6 +263,9 @@ def test_hostile_text_is_only_text(tmp_path: Path):
             for url in ("", report.as_uri()):
                 if url:
                     browser.open(url)
+                    browser.run(
+                        "document.querySelector('#time-charts').scrollIntoView()"
+                    )  # drawn when they come into view
                     browser.until("return document.querySelector('.plot .scatterlayer .trace')")
                 text = browser.text("body")
                 assert text.count(MARKUP) >= 2  # the model, and the error
