@@ -47,7 +47,7 @@ class Cluster:
         number = len(self.processes)
         output = (self.folder / f"locust{number}.log").open("w")
         scratch = self.folder / f"scratch{number}"  # where Locust puts the master's locustfile, by its bare name
-        scratch.mkdir()
+        scratch.mkdir(exist_ok=True)
         process = subprocess.Popen(
             [sys.executable, "-m", "locust", "-f", str(file), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
