@@ -148,14 +148,13 @@ class Connection:
 
     def _on_readable(self) -> None:
         try:
-            data = self._transport.recv()
+            data, self._at_s = self._transport.recv()
         except BlockingIOError:
             return
         except OSError:  # a reset, or TLS gone wrong
             self._at_s = _now()
             self._lost("reset")
             return
-        self._at_s = _now()
         if not data:
             self._lost("eof")
         elif self._waiter is None:

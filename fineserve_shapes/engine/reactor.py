@@ -14,6 +14,8 @@ import gevent
 from gevent import monkey
 from gevent.hub import get_hub
 
+from fineserve_shapes.engine.receivestamps import keep_stamping
+
 logger = logging.getLogger(__name__)
 
 _READABLE = 1  # libev's READ
@@ -36,6 +38,7 @@ class Reactor:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._stamping = keep_stamping()  # from before the first connection to after the last
         self._epoll = monkey.get_original("select", "epoll")()
         self._readers: dict[int, Callable[[], None]] = {}
         self._watched: set[Watched] = set()
@@ -69,6 +72,8 @@ class Reactor:
         self._watcher.stop()
         self._watcher.close()
         self._epoll.close()
+        if self._stamping is not None:
+            self._stamping.close()
 
     def _drain(self) -> None:
         for _ in range(_POLLS_PER_WAKE):

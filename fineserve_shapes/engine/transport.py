@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import gevent.socket
 from gevent import monkey
 
+from fineserve_shapes.engine.receivestamps import StampedSocket
 from fineserve_shapes.errors import InputError
 
 _RECV_BYTES = 2**16
@@ -72,8 +73,8 @@ class Transport(Protocol):
 
     def fileno(self) -> int: ...
 
-    def recv(self) -> bytes:
-        """Bytes that are there; b"" at the end; BlockingIOError where there are none."""
+    def recv(self) -> tuple[bytes, float]:
+        """Bytes that are there, and when they came (perf_counter); b"" at the end; BlockingIOError where there are none."""
 
     def send_all(self, data: bytes, timeout_s: float) -> None:
         """Send all, waiting in the calling greenlet; OSError when that fails (TimeoutError: in time)."""
@@ -88,14 +89,17 @@ class PlainTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._stamped = StampedSocket(sock)
         self.fileno = sock.fileno
         self.close = sock.close
 
-    def recv(self) -> bytes:
-        return self._sock.recv(_RECV_BYTES)
+    def recv(self) -> tuple[bytes, float]:
+        return self._stamped.recv(_RECV_BYTES)
 
     def send_all(self, data: bytes, timeout_s: float) -> None:
-        until_s = time.perf_counter() + timeout_s
+        now_s = time.perf_counter()
+        until_s = now_s + timeout_s
+        self._stamped.since_s = now_s
         view = memoryview(data)
         while view:
             try:
@@ -128,17 +132,17 @@ class TLSTransport:
                 return
             _wait(self.fileno(), gevent.socket.wait_read, until_s)
             try:
-                data = self._plain.recv()
+                data, _ = self._plain.recv()
             except BlockingIOError:
                 continue
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection in the TLS handshake")
             self._incoming.write(data)
 
-    def recv(self) -> bytes:
-        data = self._plain.recv()
+    def recv(self) -> tuple[bytes, float]:
+        data, at_s = self._plain.recv()
         if not data:
-            return b""
+            return b"", at_s
         self._incoming.write(data)
         parts: list[bytes] = []
         while True:
@@ -148,11 +152,11 @@ class TLSTransport:
                 break
             if not part:  # the end of TLS; the server may well keep the TCP connection until it is answered
                 self.ended = True
-                return b"".join(parts)
+                return b"".join(parts), at_s
             parts.append(part)
         if not parts:
             raise BlockingIOError(errno.EAGAIN, "half a TLS record")
-        return b"".join(parts)
+        return b"".join(parts), at_s
 
     def send_all(self, data: bytes, timeout_s: float) -> None:
         view = memoryview(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -771,7 +772,7 @@ def test_a_killed_request_leaves_the_others_alone(lab: Lab) -> None:
 # times
 
 
-def test_tokens_are_stamped_when_they_are_read(lab: Lab) -> None:
+def test_tokens_are_stamped_when_they_come(lab: Lab) -> None:
     """The server's truth is the time just before each write; both share one clock here."""
     written_s: list[float] = []
 
@@ -792,6 +793,28 @@ def test_tokens_are_stamped_when_they_are_read(lab: Lab) -> None:
     assert result.first_token_s == result.chunk_times_s[0]
     assert result.last_token_s == result.chunk_times_s[-1]
     assert 0 <= result.end_s - written_s[-1] < SCHEDULING_S
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux stamps what a TCP socket receives")
+def test_a_client_that_is_busy_elsewhere_does_not_add_to_the_servers_latency(lab: Lab) -> None:
+    written_s: list[float] = []
+
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(HEAD)
+        for data in events(3):
+            gevent.sleep(0.25)
+            written_s.append(time.perf_counter())
+            peer.send(chunk(data))
+            _block(0.15)  # nobody reads in that time
+        peer.send(END)
+
+    client = lab.client(lab.serve(handle).url)
+    gevent.sleep(0.05)  # the kernel begins to stamp
+    result = post(client, asked=3)
+    errors_s = [came_s - sent_s for came_s, sent_s in zip(result.chunk_times_s, written_s, strict=True)]
+    assert min(errors_s) >= 0
+    assert max(errors_s) < SCHEDULING_S
 
 
 def test_the_end_is_the_time_of_the_last_read_however_late_the_greenlet_wakes(lab: Lab) -> None:

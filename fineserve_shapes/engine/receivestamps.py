@@ -1,0 +1,73 @@
+"""Receive stamps: when bytes reached this machine, by its kernel's word rather than by when a busy process came to read.
+
+What may live here: a non-blocking read of one TCP socket that tells the time of what it read. Linux stamps each segment as
+it comes (SO_TIMESTAMPNS; socket(7)), and hands out the stamp of the newest byte of a read. So a process that was busy for
+some milliseconds does not add them to the server's latency. Elsewhere, or without a stamp, it is the time of the read.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import time
+
+from gevent import monkey
+
+_Socket: type[socket.socket] = monkey.get_original("socket", "socket")
+_SO_TIMESTAMPNS = 35  # Linux's, on all but a few old architectures; Python has no name for it
+_STAMP = struct.Struct("@ll")  # seconds and nanoseconds of the wall clock
+_SPACE = socket.CMSG_SPACE(_STAMP.size) if hasattr(socket, "CMSG_SPACE") else 0
+
+_now_s = time.perf_counter
+_wall_ns = time.time_ns
+
+
+class StampedSocket:
+    """Reads one socket. Times are those of `time.perf_counter`, seconds; they never go back."""
+
+    __slots__ = ("_recvmsg", "_socket", "since_s")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._recvmsg = sock.recvmsg if _stamped(sock) else None
+        self.since_s = _now_s()
+        """No byte that is still to be read came before that: the wall clock may jump, this bounds what it can do."""
+
+    def recv(self, size: int) -> tuple[bytes, float]:
+        """Bytes that are there and when the newest of them came; b"" at the end; BlockingIOError where there are none."""
+        if self._recvmsg is None:
+            data = self._socket.recv(size)
+            at_s = _now_s()
+        else:
+            data, ancillary, _, _ = self._recvmsg(size, _SPACE)
+            at_s = _now_s()
+            if ancillary and len(stamp := ancillary[0][2]) == _STAMP.size:
+                second, nanosecond = _STAMP.unpack(stamp)
+                age_s = (_wall_ns() - second * 1_000_000_000 - nanosecond) * 1e-9
+                at_s = max(at_s - max(age_s, 0.0), self.since_s)
+        self.since_s = at_s
+        return data, at_s
+
+
+def keep_stamping() -> socket.socket | None:
+    """A socket that is nothing but a wish for stamps: for as long as it is open, the kernel makes them.
+
+    It begins some milliseconds after the first wish, and stops with the last: what came before gets the time of its read.
+    """
+    sock = _Socket(socket.AF_INET, socket.SOCK_DGRAM)
+    if _stamped(sock):
+        return sock
+    sock.close()
+    return None
+
+
+def _stamped(sock: socket.socket) -> bool:
+    """Ask for stamps; whether that can be had."""
+    if sys.platform != "linux":
+        return False
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
