@@ -803,7 +803,7 @@ def test_a_client_that_is_busy_elsewhere_does_not_add_to_the_servers_latency(lab
         peer.request()
         peer.send(HEAD)
         for data in events(3):
-            gevent.sleep(0.25)
+            gevent.sleep(0.05)
             written_s.append(time.perf_counter())
             peer.send(chunk(data))
             _block(0.15)  # nobody reads in that time
@@ -812,7 +812,7 @@ def test_a_client_that_is_busy_elsewhere_does_not_add_to_the_servers_latency(lab
     client = lab.client(lab.serve(handle).url)
     gevent.sleep(0.05)  # the kernel begins to stamp
     result = post(client, asked=3)
-    errors_s = [came_s - sent_s for came_s, sent_s in zip(result.chunk_times_s, written_s, strict=True)]
+    errors_s = [came_s - sent_s for came_s, sent_s in zip(result.chunk_times_s, written_s[:3], strict=True)]
     assert min(errors_s) >= 0
     assert max(errors_s) < SCHEDULING_S
 
