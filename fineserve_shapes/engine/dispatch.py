@@ -15,11 +15,12 @@ from gevent.pool import Group
 from fineserve_shapes.engine.holder import LeaseHolder
 from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.slots import NO_LOAD, Limit, Load
-from fineserve_shapes.engine.timer import Timer
+from fineserve_shapes.engine.timer import Timer, give_way
 
 logger = logging.getLogger(__name__)
 
 PREPARE_AHEAD_S = 1.0
+_PREPARE_AT_ONCE_S = 0.0003
 _WAKE_EARLY_S = 0.02  # rows that come in the meantime may be due sooner
 
 
@@ -148,6 +149,7 @@ class Dispatcher:
             self._freed.set()
 
     def _prepare_ahead(self) -> None:
+        since_s = time.perf_counter()
         while True:
             if not self._unprepared:
                 self._has_unprepared.clear()
@@ -162,4 +164,6 @@ class Dispatcher:
                     self._prepared[row.request] = self._prepare(row)
                 except Exception:
                     logger.exception("request %d could not be prepared ahead of time", row.request)
-            gevent.sleep(0)  # a prompt may take a while to make: whoever is due goes first
+            if time.perf_counter() - since_s > _PREPARE_AT_ONCE_S:
+                give_way()
+                since_s = time.perf_counter()

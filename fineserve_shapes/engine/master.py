@@ -15,6 +15,7 @@ from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.engine.messages import MessageError
 from fineserve_shapes.engine.run import MAX_AHEAD_S, Run
+from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.strain import Strain
@@ -22,6 +23,7 @@ from fineserve_shapes.measure.strain import Strain
 logger = logging.getLogger(__name__)
 
 STEP_EVERY_S = 0.1
+FOLD_EVERY_S = 0.05
 LEAD_S = 1.0
 GATHER_S = 120.0
 LAST_REPORTS_S = 3.0
@@ -42,6 +44,7 @@ class Master:
         self._send = send
         self._connected = connected
         self._greenlet: gevent.Greenlet | None = None
+        self._folder: gevent.Greenlet | None = None
         self._hurried = False
         self._loop_delay: LoopDelay | None = None
         self._strain = Strain(0.0)
@@ -53,6 +56,7 @@ class Master:
         self._strain = Strain(run.settings.limits.lag_s)
         self._loop_delay = LoopDelay()
         self._greenlet = gevent.spawn(self._drive, run)
+        self._folder = gevent.spawn(self._fold, run)
 
     def drain(self, timeout_s: float) -> None:
         """End the run: lease nothing more, let what is in flight end or cancel it, and close the ledger. Blocks."""
@@ -67,6 +71,9 @@ class Master:
         run.book.stop()
         self._wait_for_last_reports(run, timeout_s)
         run.book.give_up()
+        if self._folder is not None:
+            self._folder.kill()
+            self._folder = None
         run.account_for_the_rest()
         run.begun.set()
         if self._loop_delay is not None:
@@ -156,6 +163,7 @@ class Master:
             while run.failure is None and not run.stopping:
                 for worker, lease in run.book.step(run.now_s):
                     self._send(messages.LEASE, {"run": run.id, **messages.pack_lease(lease)}, worker)
+                give_way()
                 self._watch(run)
                 gevent.sleep(STEP_EVERY_S)
         except InputError as error:  # the plan itself turned out to be unusable, in the middle of a file say
@@ -163,6 +171,17 @@ class Master:
         except Exception as error:  # a mistake of ours must end the run, not leave it waiting for ever
             logger.exception("the run cannot go on")
             self._fail(run, InputError(f"the run cannot go on: {type(error).__name__}: {error}"))
+
+    def _fold(self, run: Run) -> None:
+        """A little at a time: where this process sends as well, requests fall due and answers come in meanwhile."""
+        while True:
+            try:
+                while run.fold():
+                    give_way()
+            except Exception:  # a mistake of ours must not end with figures that stand still
+                logger.exception("some measurements could not be taken in")
+                run.malformed += 1
+            gevent.sleep(FOLD_EVERY_S)
 
     def _gather(self, run: Run) -> bool:
         """Wait until every worker that is there is ready; whether the run can start."""

@@ -15,6 +15,7 @@ from gevent import monkey
 from gevent.hub import get_hub
 
 from fineserve_shapes.engine.receivestamps import keep_stamping
+from fineserve_shapes.engine.timer import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -96,4 +97,4 @@ class Reactor:
             for count, watched in enumerate(list(self._watched), 1):
                 watched.check(self._clock())
                 if count % _CHECKS_PER_TURN == 0:  # ten thousand at once would hold up what is due
-                    gevent.sleep(0)
+                    give_way()

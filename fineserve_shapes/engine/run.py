@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class Run:
         self.malformed = 0
         self.stopping = False
         self.begun = Event()  # set when leasing starts, or when it never will
+        self._unfolded: deque[Callable[[], None]] = deque()
         self._accounts: Accounts | None = None
         self._sampled_s = self._advanced_s = 0.0
 
@@ -142,19 +144,32 @@ class Run:
             self.tally.delivery.advance(now_s)
 
     def measured(self, worker: str, payload: Any) -> None:
-        """A worker's measurements, as they came. Raises ValueError, KeyError or TypeError for anything else."""
+        """A worker's measurements, as they came: `fold` will take them. Raises ValueError, KeyError or TypeError for
+        anything else."""
         measured = Measurements.unpack(payload)
         if measured.latest_s > self.now_s + MAX_AHEAD_S:
             raise ValueError(f"they are {measured.latest_s - self.now_s:.0f} s ahead of time")
-        self.tally.add(measured)
         if worker in self.workers:
             self.workers[worker].sent += len(measured.sent)
+        self._unfolded += self.tally.steps(measured)
         if self.log is not None:
             self.log.add(measured, worker)
+
+    def fold(self) -> bool:
+        """Take the next of what was measured into the figures, which is some tenths of a millisecond's work.
+
+        Whether there was any.
+        """
+        if not self._unfolded:
+            return False
+        self._unfolded.popleft()()
+        return True
 
     def account_for_the_rest(self) -> None:
         """The ledger is closed: rows without a record go into the series, the log and the verdict."""
         end_s = self.now_s if self.end_s is None else self.end_s
+        while self.fold():
+            pass
         self.account()
         self.tally.delivery.finish(end_s)
         if self.log is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import platform
 import time
@@ -21,6 +22,7 @@ from fineserve_shapes.engine.dispatch import Dispatcher
 from fineserve_shapes.engine.holder import LeaseHolder
 from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.loopdelay import LoopDelay
+from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.outbox import Measurements, Outbox
@@ -95,6 +97,7 @@ class Worker:
         self._draining = self._leaving = False
         self._drained = Event()
         self._outbox = Outbox()
+        self._unshown: list[tuple[Records, FloatArray]] = []
         self._in_flight: Counter[int] = Counter()  # by stream
         self._loop_delay: LoopDelay | None = None
         self._logged = False
@@ -119,6 +122,7 @@ class Worker:
         self._save_unconfirmed()
         gevent.killall(self._greenlets)
         self._greenlets = []
+        gc.unfreeze()
         self._run = self._dispatcher = None
         if self._loop_delay is not None:
             self._loop_delay.stop()
@@ -215,6 +219,8 @@ class Worker:
             logger.exception("getting ready failed")
             facts = {"error": f"a worker could not get ready: {type(error).__name__}: {error}"}
         facts["machine"] = machine()
+        gc.collect()  # once, before the run, and then never again over all that imports have made: it takes 0.1 s
+        gc.freeze()
         while not self._local and self._clock.pings < FIRST_PINGS and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:
@@ -243,15 +249,20 @@ class Worker:
 
     def _report_regularly(self, run: str) -> None:
         while run == self._run:
-            self._report()
+            self._report(self._take())
+            give_way()
+            self._show()
             gevent.sleep(REPORT_EVERY_S)
 
-    def _report(self) -> None:
-        payload = None
-        if (taken := self._outbox.take()) is not None:
-            rows, itl_s, payload = taken
-            if self._performer is not None:
-                self._performer.measured(rows, itl_s)
+    def _take(self) -> dict[str, Any] | None:
+        """What was measured since the last report, packed; it is still to be shown here."""
+        if (taken := self._outbox.take()) is None:
+            return None
+        rows, itl_s, payload = taken
+        self._unshown.append((rows, itl_s))
+        return payload
+
+    def _report(self, payload: dict[str, Any] | None) -> None:
         assert self._dispatcher is not None
         report = self._holder.report(
             self._now_s(),
@@ -270,6 +281,13 @@ class Worker:
         }
         self._send(messages.REPORT, messages.pack_report(report) | facts)
 
+    def _show(self) -> None:
+        """Hand on what was reported, to be shown in this process."""
+        unshown, self._unshown = self._unshown, []
+        for rows, itl_s in unshown:
+            if self._performer is not None:
+                self._performer.measured(rows, itl_s)
+
     def _end_run(self, timeout_s: float) -> None:
         if self._dispatcher is None:
             return
@@ -278,9 +296,11 @@ class Worker:
             return
         first, self._draining = not self._draining, True
         self._dispatcher.drain(timeout_s)
+        payload = self._take()
+        self._show()
         if first:
             self._finished()
-        self._report()
+        self._report(payload)
         self._drained.set()
 
     def _save_unconfirmed(self) -> None:

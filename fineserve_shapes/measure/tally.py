@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,18 @@ class Tally:
 
     def add(self, measured: Measurements) -> None:
         """What a worker measured."""
-        self.series.add(measured)
-        self.delivery.sent(measured.sent["sent_s"])
+        for step in self.steps(measured):
+            step()
+
+    def steps(self, measured: Measurements) -> list[Callable[[], None]]:
+        """The same in steps to be taken one after the other, for who has other things to do in between."""
+        return [
+            lambda: self.series.add(measured),
+            lambda: self.delivery.sent(measured.sent["sent_s"]),
+            lambda: self._add_to_totals(measured),
+        ]
+
+    def _add_to_totals(self, measured: Measurements) -> None:
         rows = measured.records
         counted = rows["due_s"] >= self.warmup_s
         for stream in np.union1d(np.unique(rows["stream"]), list(measured.itl)).astype(int).tolist():
