@@ -21,8 +21,7 @@ logger = logging.getLogger(__name__)
 
 _READABLE = 1  # libev's READ
 _EPOLLIN = 1
-_EVENTS_PER_POLL = 256
-_POLLS_PER_WAKE = 4  # then others have their turn: timers, greenlets
+_EVENTS_PER_WAKE = 32  # then others have their turn: what is read later has its stamp all the same, what is due has not
 _CHECKS_PER_TURN = 500
 SWEEP_S = 0.1
 
@@ -77,19 +76,15 @@ class Reactor:
             self._stamping.close()
 
     def _drain(self) -> None:
-        for _ in range(_POLLS_PER_WAKE):
-            events = self._epoll.poll(0, _EVENTS_PER_POLL)
-            for fd, _ in events:
-                on_readable = self._readers.get(fd)  # a callback before it may have removed it
-                if on_readable is None:
-                    continue
-                try:
-                    on_readable()
-                except Exception:  # gevent would stop the watcher, and with it every stream of the process
-                    logger.exception("a connection could not be read; its deadline will end it")
-                    self.remove(fd)
-            if len(events) < _EVENTS_PER_POLL:
-                return
+        for fd, _events in self._epoll.poll(0, _EVENTS_PER_WAKE):
+            on_readable = self._readers.get(fd)  # a callback before it may have removed it
+            if on_readable is None:
+                continue
+            try:
+                on_readable()
+            except Exception:  # gevent would stop the watcher, and with it every stream of the process
+                logger.exception("a connection could not be read; its deadline will end it")
+                self.remove(fd)
 
     def _sweep(self) -> None:
         while True:
