@@ -1,6 +1,8 @@
-"""What metrics and records cost: their share of the client's CPU, by timing their functions within one run.
+"""What metrics and records cost: the client's CPU with them and without, in turns within one run.
 
-A single process, which is client and master at once; with --request-log, so that all that can be switched on is on.
+A single process, which is client and master at once, so that all that measures runs in it; also with --request-log. For
+some seconds at a time nothing that was measured is kept, packed, folded, shown or written; requests, ledger and the time
+stamps of tokens go on. What the turns differ by is the cost.
 """
 
 from __future__ import annotations
@@ -11,82 +13,75 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.harness import poisson_trace
 from fineserve_shapes.simulator.process import SimulatorProcess
 
+TURN_S = 2.0
+TURNS = 20
+SETTLE_S = 5.0  # until as many answers end as begin
+SETTLE_TURN_S = 0.6  # of each turn: what the turn before has left to do (a report, a write to the log)
+
 _LOCUSTFILE = """
 import json, time
-from locust import events
+import gevent
 from fineserve_shapes.engine.run import Run
-from fineserve_shapes.measure.outbox import Measurements, Outbox
-from fineserve_shapes.measure.requestlog import RequestLog
-from fineserve_shapes.measure.tally import Tally
-from fineserve_shapes.performer import UserPerformer
+from fineserve_shapes.measure.outbox import Outbox
 from fineserve_shapes.shapes import ReplayShape
 from fineserve_shapes.users import CompletionUser
+
+kept = [(Outbox, "sent"), (Outbox, "add"), (Run, "account")]
+whole = [owner.__dict__[name] for owner, name in kept]
+turns = {True: [], False: []}
+
+def measure(on):
+    for (owner, name), function in zip(kept, whole):
+        setattr(owner, name, function if on else lambda *_: None)
+
+def take_turns():
+    gevent.sleep(SETTLE_S)
+    for turn in range(TURNS):
+        on = turn % 2 == 0
+        measure(on)
+        gevent.sleep(SETTLE_TURN_S)
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        gevent.sleep(TURN_S - SETTLE_TURN_S)
+        turns[on].append((time.process_time() - cpu_s) / (time.perf_counter() - wall_s))
+    measure(True)
+    with open("turns.json", "w") as file:
+        json.dump([turns[True], turns[False]], file)
 
 class Replay(ReplayShape):
     pass
 
 class Completions(CompletionUser):
-    pass
-
-spent, calls = {}, {}
-began = None
-
-def timed(owner, name):
-    label = owner.__name__ + "." + name
-    spent[label], calls[label] = 0.0, 0
-    bound = owner.__dict__[name]
-    plain = bound.__func__ if isinstance(bound, classmethod) else bound
-    def wrapper(*arguments, **named):
-        global began
-        began = time.process_time() if began is None else began
-        before = time.thread_time()
-        try:
-            return plain(*arguments, **named)
-        finally:
-            spent[label] += time.thread_time() - before
-            calls[label] += 1
-    setattr(owner, name, classmethod(wrapper) if isinstance(bound, classmethod) else wrapper)
-
-for owner, names in ((Outbox, ("sent", "add", "take")), (Measurements, ("unpack",)), (Tally, ("add", "plan")),
-                     (Run, ("account", "fidelity")), (RequestLog, ("write",)), (UserPerformer, ("measured",))):
-    for name in names:
-        timed(owner, name)
-
-@events.quitting.add_listener
-def write(**_):
-    with open({out!r}, "w") as file:
-        json.dump({"cpu_s": time.process_time() - began, "spent": spent, "calls": calls}, file)
+    def on_start(self):
+        gevent.spawn(take_turns)
 """
 
 
 def main() -> None:
-    """Print the shares."""
+    """Print CPU with and without, and the cost's share."""
+    names = {"TURNS": TURNS, "TURN_S": TURN_S, "SETTLE_TURN_S": SETTLE_TURN_S, "SETTLE_S": SETTLE_S}
     for rate_rps, output_tokens in ((200.0, 100), (500.0, 20)):
         for log in (None, "log.parquet", "log.jsonl"):
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
-                trace = poisson_trace(folder / "trace.csv", rate_rps, 15.0, 100, output_tokens)
-                out = folder / "spent.json"
-                (folder / "run.py").write_text(_LOCUSTFILE.replace("{out!r}", repr(str(out))))
+                seconds = SETTLE_S + TURNS * TURN_S + 2
+                trace = poisson_trace(folder / "trace.csv", rate_rps, seconds, 100, output_tokens)
+                settings = "\n".join(f"{key} = {value}" for key, value in names.items())
+                (folder / "run.py").write_text(settings + _LOCUSTFILE)
                 with SimulatorProcess(ttft_ms=100, itl_ms=20) as server:
                     command = [sys.executable, "-m", "locust", "-f", "run.py", "--headless", "--host", server.url]
                     command += ["--request-trace-csv", str(trace), "--timestamp-unit", "us"]
                     command += [] if log is None else ["--request-log", log]
-                    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-                if not out.exists():
+                    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
+                if not (folder / "turns.json").exists():
                     sys.exit(f"the run failed:\n{done.stdout}{done.stderr}")
-                found = json.loads(out.read_text())
-            share = sum(found["spent"].values()) / found["cpu_s"]
-            parts = sorted(found["spent"].items(), key=lambda item: -item[1])
-            print(f"{rate_rps:g}/s of {output_tokens} tokens, log {log}: {share:.1%} of {found['cpu_s']:.1f} s of CPU:")
-            print(
-                "  " + ", ".join(f"{name} {spent_s / found['cpu_s']:.1%}" for name, spent_s in parts if spent_s),
-                flush=True,
-            )
-
-
-if __name__ == "__main__":
-    main()
+                on, off = map(np.array, json.loads((folder / "turns.json").read_text()))
+            costs = (on - off) / on
+            error = costs.std(ddof=1) / len(costs) ** 0.5
+            print(f"{rate_rps:g}/s of {output_tokens} tokens, log {log}: {on.mean():.1%} of a core with, {off.mean():.1%}"
+                  f" without; metrics and records are {costs.mean():.1%} +- {error:.1%} of the client's CPU",
+                  flush=True)  # fmt: skip
