@@ -18,6 +18,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.duration import duration_s
 from fineserve_shapes.measure.fidelity import Limits
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.workload.parametricoptions import EXTENSION_MODES, FITTED_TO, MODEL_CLASSES, NB_MODES
 from fineserve_shapes.workload.traceoptions import UNITS, TraceOptions
 
 if TYPE_CHECKING:
@@ -85,6 +86,59 @@ TRACE = (
     Option("--time-scale", "above 1 is faster: 60 replays an hour in a minute", "1"),
     Option("--keep-fraction", "keep each request with this probability: fewer, and less bursty", "1"),
     Option("--num-prompts", "at most so many requests"),
+)  # fmt: skip
+
+_LAW = "a number, N(mean,sd), U(lowest,highest), L(mean,cv) or E(mean)"
+
+_LENGTHS = (
+    Option("--request-lengths-csv", "draw input and output lengths from here, in pairs: .csv, .jsonl, .parquet ..."),
+    Option("--input-length", f"prompt length in tokens: {_LAW}"),
+    Option("--output-length", f"output length in tokens: {_LAW}"),
+    Option("--strata", "draw lengths by architecture and scale, with these shares: MoE/gt100B=0.3,Dense/lt10B=0.7"),
+    Option("--input-length-column", "column of the prompt lengths in tokens, if not a known name"),
+    Option("--output-length-column", "column of the output lengths in tokens, if not a known name"),
+    Option("--max-model-len", "the model's context in tokens; without it lengths are taken as they are"),
+    Option("--below-one", "recorded lengths below 1", "drop", ("drop", "clamp", "error")),
+    Option("--beyond-max-model-len", "lengths beyond --max-model-len", "clamp", ("clamp", "drop", "error")),
+)  # fmt: skip
+
+_PREFIXES = (
+    Option("--prefix-share", "let this share of the prompts begin with a common prefix, as with system prompts"),
+    Option("--prefix-groups", "how many different prefixes", "1"),
+    Option("--prefix-length", "length of a prefix in tokens; shorter prompts share none", "512"),
+)  # fmt: skip
+
+_SCALING = (
+    Option("--rate-scale", "multiply the rate; burstiness stays", "1"),
+    Option("--keep-fraction", "keep each request with this probability: fewer, and less bursty", "1"),
+    Option("--num-prompts", "at most so many requests"),
+)  # fmt: skip
+
+POISSON = (
+    Option("--request-rate", "requests per second; inf sends all at once (with --num-prompts)"),
+    Option("--rate-profile", "a rate in pieces: 10@60,10..50@2m,50 is 10/s for 60 s, a ramp in 2 min, then 50/s"),
+    Option("--burstiness", "shape of gamma gaps: 1 is Poisson, below 1 burstier, inf evenly spaced"),
+    Option("--cv", "coefficient of variation of the gaps, instead of --burstiness: 1 is Poisson, 0 evenly spaced"),
+    *_SCALING,
+    *_LENGTHS,
+    *_PREFIXES,
+)  # fmt: skip
+
+PARAMETRIC = (
+    Option("--model-class", f"{', '.join(MODEL_CLASSES)}, or what the data root holds", MODEL_CLASSES[-1]),
+    Option("--gamma-params-csv", "gamma windows, in place of the class's own"),
+    Option("--parametric-data-root", "directory with gamma/ and nb/ of the FineServe release"),
+    Option("--parametric-window-seconds", "length of a window where the file has no window columns", "300"),
+    Option("--parametric-extension-mode", "how windows go on after the last one", "repeat_jitter", EXTENSION_MODES),
+    Option("--parametric-jitter-ratio", "repeat_jitter: log deviation of rate and shape, per window", "0.05"),
+    Option("--parametric-independent-windows", "model_sample: draw each window by itself, without the daily cycle", None),
+    Option("--parametric-nb-json", "sizes of bursts, for any class"),
+    Option("--disable-parametric-nb-lt10b", "no bursts for Dense_lt10B", None),
+    Option("--nb-mode", "bursts at gamma instants, or counts in slots of a millisecond", "batch", NB_MODES),
+    Option("--gamma-fitted-to", "what the gamma gaps lie between; of requests, bursts keep the rate", "bursts", FITTED_TO),
+    *_SCALING,
+    *_LENGTHS,
+    *_PREFIXES,
 )  # fmt: skip
 
 RUN = (

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust import LoadTestShape, events
 
 from fineserve_shapes import options, session
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Values
-from fineserve_shapes.surveying import BackgroundSurvey
-from fineserve_shapes.synthesis import PARAMETRIC, POISSON, Synthesis, ended, parametric, poisson
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.workload.plan import Plan
-from fineserve_shapes.workload.replay import trace_plan
-from fineserve_shapes.workload.trace import open_trace
+
+if TYPE_CHECKING:
+    from fineserve_shapes.surveying import BackgroundSurvey
+    from fineserve_shapes.synthesis import Synthesis
+
+# What makes plans is imported where a plan is made: it takes half a second, and workers need none of it.
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,10 @@ class ReplayShape(PlanShape):
 
     def plan(self, values: Values) -> Plan:
         """The trace, cut, cleaned and scaled by the options."""
+        from fineserve_shapes.surveying import BackgroundSurvey
+        from fineserve_shapes.workload.replay import trace_plan
+        from fineserve_shapes.workload.trace import open_trace
+
         path = values.path("--request-trace-csv") or self.trace
         if path is None:
             raise InputError("no trace to replay (--request-trace-csv)")
@@ -118,6 +124,8 @@ class SyntheticShape(PlanShape):
     num_prompts: ClassVar[int | None] = None
 
     def _logged(self, synthesis: Synthesis, values: Values) -> Plan:
+        from fineserve_shapes.synthesis import ended
+
         for line in synthesis.lines:
             logger.info("%s", line)
         return ended(synthesis.plan, values, self.num_prompts)
@@ -131,11 +139,13 @@ class PoissonShape(SyntheticShape):
 
     abstract = True
     mode = "poisson"
-    option_list = POISSON
+    option_list = options.POISSON
     request_rate: ClassVar[float] = 1.0
 
     def plan(self, values: Values) -> Plan:
         """Arrivals by the options; lengths recorded, described or of the prompt file."""
+        from fineserve_shapes.synthesis import poisson
+
         return self._logged(poisson(values, self.request_rate, self.datasets), values)
 
 
@@ -144,10 +154,12 @@ class ParametricShape(SyntheticShape):
 
     abstract = True
     mode = "parametric"
-    option_list = PARAMETRIC
+    option_list = options.PARAMETRIC
 
     def plan(self, values: Values) -> Plan:
         """Windows, bursts and lengths by the options."""
+        from fineserve_shapes.synthesis import parametric
+
         return self._logged(parametric(values, self.datasets), values)
 
 

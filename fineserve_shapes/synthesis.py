@@ -1,4 +1,4 @@
-"""Synthesis: the options of synthetic workloads, and the plans that they ask for."""
+"""Synthesis: from the options of synthetic workloads to the plans that they ask for."""
 
 from __future__ import annotations
 
@@ -10,76 +10,17 @@ from typing import Any
 
 from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.options import Option, Values
+from fineserve_shapes.options import Values
 from fineserve_shapes.workload.arrivals import Arrivals
 from fineserve_shapes.workload.lengths import Law, parse_law
 from fineserve_shapes.workload.lengthsource import LengthOptions, open_lengths
-from fineserve_shapes.workload.parametric import (
-    EXTENSION_MODES,
-    FITTED_TO,
-    MODEL_CLASSES,
-    NB_MODES,
-    ParametricOptions,
-    open_parametric,
-)
+from fineserve_shapes.workload.parametric import open_parametric
+from fineserve_shapes.workload.parametricoptions import MODEL_CLASSES, ParametricOptions
 from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.rates import RateOptions
 from fineserve_shapes.workload.synthetic import SharedPrefixes, synthetic_plan
 from fineserve_shapes.workload.tokenizer import load_tokenizer
 from fineserve_shapes.workload.traceoptions import TraceOptions
-
-_LAW = "a number, N(mean,sd), U(lowest,highest), L(mean,cv) or E(mean)"
-
-LENGTHS = (
-    Option("--request-lengths-csv", "draw input and output lengths from here, in pairs: .csv, .jsonl, .parquet ..."),
-    Option("--input-length", f"prompt length in tokens: {_LAW}"),
-    Option("--output-length", f"output length in tokens: {_LAW}"),
-    Option("--strata", "draw lengths by architecture and scale, with these shares: MoE/gt100B=0.3,Dense/lt10B=0.7"),
-    Option("--input-length-column", "column of the prompt lengths in tokens, if not a known name"),
-    Option("--output-length-column", "column of the output lengths in tokens, if not a known name"),
-    Option("--max-model-len", "the model's context in tokens; without it lengths are taken as they are"),
-    Option("--below-one", "recorded lengths below 1", "drop", ("drop", "clamp", "error")),
-    Option("--beyond-max-model-len", "lengths beyond --max-model-len", "clamp", ("clamp", "drop", "error")),
-)  # fmt: skip
-
-PREFIXES = (
-    Option("--prefix-share", "let this share of the prompts begin with a common prefix, as with system prompts"),
-    Option("--prefix-groups", "how many different prefixes", "1"),
-    Option("--prefix-length", "length of a prefix in tokens; shorter prompts share none", "512"),
-)  # fmt: skip
-
-SCALING = (
-    Option("--rate-scale", "multiply the rate; burstiness stays", "1"),
-    Option("--keep-fraction", "keep each request with this probability: fewer, and less bursty", "1"),
-    Option("--num-prompts", "at most so many requests"),
-)  # fmt: skip
-
-POISSON = (
-    Option("--request-rate", "requests per second; inf sends all at once (with --num-prompts)"),
-    Option("--rate-profile", "a rate in pieces: 10@60,10..50@2m,50 is 10/s for 60 s, a ramp in 2 min, then 50/s"),
-    Option("--burstiness", "shape of gamma gaps: 1 is Poisson, below 1 burstier, inf evenly spaced"),
-    Option("--cv", "coefficient of variation of the gaps, instead of --burstiness: 1 is Poisson, 0 evenly spaced"),
-    *SCALING,
-    *LENGTHS,
-    *PREFIXES,
-)  # fmt: skip
-
-PARAMETRIC = (
-    Option("--model-class", f"{', '.join(MODEL_CLASSES)}, or what the data root holds", MODEL_CLASSES[-1]),
-    Option("--gamma-params-csv", "gamma windows, in place of the class's own"),
-    Option("--parametric-data-root", "directory with gamma/ and nb/ of the FineServe release"),
-    Option("--parametric-window-seconds", "length of a window where the file has no window columns", "300"),
-    Option("--parametric-extension-mode", "how windows go on after the last one", "repeat_jitter", EXTENSION_MODES),
-    Option("--parametric-jitter-ratio", "repeat_jitter: log deviation of rate and shape, per window", "0.05"),
-    Option("--parametric-independent-windows", "model_sample: draw each window by itself, without the daily cycle", None),
-    Option("--parametric-nb-json", "sizes of bursts, for any class"),
-    Option("--disable-parametric-nb-lt10b", "no bursts for Dense_lt10B", None),
-    Option("--nb-mode", "bursts at gamma instants, or counts in slots of a millisecond", "batch", NB_MODES),
-    Option("--gamma-fitted-to", "what the gamma gaps lie between; of requests, bursts keep the rate", "bursts", FITTED_TO),
-    *SCALING,
-    *LENGTHS,
-    *PREFIXES,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +32,14 @@ class Synthesis:
 
 
 def poisson(values: Values, request_rate: float, datasets: Path | None) -> Synthesis:
-    """What `POISSON` asks for. request_rate: where --request-rate says none. Raises InputError."""
+    """What `options.POISSON` ask for. request_rate: where --request-rate says none. Raises InputError."""
     rates = _rate_options(values, request_rate)
     lengths = _length_options(values, datasets, MODEL_CLASSES[-1], values.path("--dataset-path"))
     return _synthesis(rates.arrivals(), rates.line(), rates.identity(), rates.endless, lengths, values)
 
 
 def parametric(values: Values, datasets: Path | None) -> Synthesis:
-    """What `PARAMETRIC` asks for. Raises InputError."""
+    """What `options.PARAMETRIC` ask for. Raises InputError."""
     asked = parametric_options(values, datasets)
     found = open_parametric(asked)
     lengths = _length_options(values, datasets, asked.model_class, None)

@@ -20,7 +20,8 @@ from fineserve_shapes.tracetools.progress import counted
 from fineserve_shapes.tracetools.writing import trace_writer
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.lengths import RecordedPairs
-from fineserve_shapes.workload.parametric import ParametricOptions, open_parametric
+from fineserve_shapes.workload.parametric import open_parametric
+from fineserve_shapes.workload.parametricoptions import ParametricOptions
 from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.replay import trace_plan
 from fineserve_shapes.workload.synthetic import synthetic_plan
@@ -73,7 +74,7 @@ def add_parser(commands: Any, shown: str) -> None:
     )
     options.add(
         parser,
-        (Option("--duration", "seconds of the trace to make, e.g. 86400"), *synthesis.PARAMETRIC, _SEED),
+        (Option("--duration", "seconds of the trace to make, e.g. 86400"), *options.PARAMETRIC, _SEED),
         environment=False,
     )
     parser.set_defaults(run=_synth)

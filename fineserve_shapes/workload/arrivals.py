@@ -13,7 +13,7 @@ from itertools import repeat
 from typing import Protocol
 
 import numpy as np
-from scipy import special
+import scipy
 
 from ..errors import InputError
 from .block import BLOCK_ROWS, FloatArray
@@ -194,8 +194,8 @@ def carried(residue: float, shape: float, new_shape: float) -> float:
 
 def _equilibrium(x: float, shape: float) -> tuple[float, float]:
     """Survival and density at x of the equilibrium law of unit-mean gamma gaps."""
-    density = float(special.gammaincc(shape, shape * x))
-    return float(special.gammaincc(shape + 1, shape * x)) - x * density, density
+    density = float(scipy.special.gammaincc(shape, shape * x))
+    return float(scipy.special.gammaincc(shape + 1, shape * x)) - x * density, density
 
 
 def _check_shape(shape: float) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 from ..errors import InputError
 from .arrivals import SEGMENTS_PER_BLOCK, Arrivals, Modulated, Poisson, Profile, Scaled
@@ -346,13 +346,13 @@ def fit_nb(sizes: IntArray) -> NBParameters:
 
         def loss(log_alpha: float) -> float:
             r = math.exp(-log_alpha)
-            return -float(counts @ stats.nbinom.logpmf(values, r, r / (r + mean))) / n
+            return -float(counts @ scipy.stats.nbinom.logpmf(values, r, r / (r + mean))) / n
 
-        alpha = math.exp(float(optimize.minimize_scalar(loss, bounds=(-14, 7), method="bounded").x))
-    law = stats.nbinom(1 / alpha, 1 / (1 + alpha * mean)) if alpha else stats.poisson(mean)
+        alpha = math.exp(float(scipy.optimize.minimize_scalar(loss, bounds=(-14, 7), method="bounded").x))
+    law = scipy.stats.nbinom(1 / alpha, 1 / (1 + alpha * mean)) if alpha else scipy.stats.poisson(mean)
     shares = np.cumsum(counts) / n
     # Between two sizes that occur the empirical share stands still: the law is farthest just below the next one.
     below = np.concatenate([[0.0], shares[:-1]])
     distance = float(np.maximum(np.abs(shares - law.cdf(values)), np.abs(below - law.cdf(values - 1))).max())
-    pvalue = float(stats.kstwobign.sf(distance * math.sqrt(n)))
+    pvalue = float(scipy.stats.kstwobign.sf(distance * math.sqrt(n)))
     return NBParameters(mean, alpha, n, mean, variance, distance, pvalue)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from ..errors import InputError
 from .arrivals import MAX_SHAPE, MIN_SHAPE, Segment
@@ -115,7 +115,7 @@ class ModelSample:
             radius = float(np.abs(np.linalg.eigvals(memory)).max())
             memory = memory * min(1.0, 0.98 / max(radius, 1e-12))
             innovation = np.atleast_2d(np.cov((after - before @ memory.T).T))
-        stationary = np.asarray(linalg.solve_discrete_lyapunov(memory, innovation))
+        stationary = np.asarray(scipy.linalg.solve_discrete_lyapunov(memory, innovation))
         model = WindowModel(period_s, curve, memory, innovation, stationary, 1.0)
         steps = max(round(period_s / float(np.median(windows.duration_s))), 1)
         rates = np.exp(model.mean((np.arange(steps) + 0.5) * period_s / steps)[:, 0] + stationary[0, 0] / 2)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 from ..errors import InputError
 from .arrivals import MAX_SHAPE, MIN_SHAPE
@@ -151,8 +151,8 @@ class _Likelihood:
     def __call__(self, log_shape: FloatArray, log_scale: FloatArray) -> FloatArray:
         """Values at the points, of their shape."""
         k, theta = np.exp(log_shape), np.exp(log_scale)
-        value = (k - 1) * self.sum_log - self.sum_s / theta - self.n * (special.gammaln(k) + k * log_scale)
-        value += _log(special.gammaincc(k, self.last_s / theta))
+        value = (k - 1) * self.sum_log - self.sum_s / theta - self.n * (scipy.special.gammaln(k) + k * log_scale)
+        value += _log(scipy.special.gammaincc(k, self.last_s / theta))
         if len(self.steps):
             value += _log(self._recorded(k[..., None], theta[..., None])) @ self.counts
         return np.asarray(value)
@@ -202,12 +202,12 @@ class _Likelihood:
         shares = np.cumsum(counts) / n
         at, below = (self._cumulative(j, shape, scale_s) for j in (steps, steps - 1))
         distance = float(max(np.abs(shares - at).max(), np.abs(shares - counts / n - below).max()))
-        return distance, float(stats.kstwobign.sf(distance * math.sqrt(n)))
+        return distance, float(scipy.stats.kstwobign.sf(distance * math.sqrt(n)))
 
     def _cumulative(self, j: FloatArray, shape: float, scale_s: float) -> FloatArray:
         """P(gap recorded as at most j), 0 for j below 0."""
         d = self.step_s
-        cumulative = special.gammainc(shape, np.maximum(j + 0.5, 0.0) * d / scale_s)
+        cumulative = scipy.special.gammainc(shape, np.maximum(j + 0.5, 0.0) * d / scale_s)
         near = (j >= 0) & (j < CENSORED_STEPS)
         upper, lower = (_integral((j[near] + steps) * d, shape, scale_s) for steps in (1, 0))
         cumulative[near] = (upper - lower) / d
@@ -216,7 +216,7 @@ class _Likelihood:
 
 def _integral(x: FloatArray, k: FloatArray | float, theta: FloatArray | float) -> FloatArray:
     """H(x), the integral of the gamma distribution function from 0 to x: x F_k(x) - k theta F_{k+1}(x)."""
-    return np.asarray(x * special.gammainc(k, x / theta) - k * theta * special.gammainc(k + 1, x / theta))
+    return np.asarray(x * scipy.special.gammainc(k, x / theta) - k * theta * scipy.special.gammainc(k + 1, x / theta))
 
 
 def _log(probability: FloatArray) -> FloatArray:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.options import Values
-from fineserve_shapes.synthesis import POISSON, poisson
+from fineserve_shapes.options import POISSON, Values
+from fineserve_shapes.synthesis import poisson
 from fineserve_shapes.workload.columns import joined
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.prompts import PromptSource, open_prompts

@@ -10,8 +10,8 @@ import pytest
 
 from fineserve_shapes.dispersion import BurstinessMeter
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.options import Option, Values
-from fineserve_shapes.synthesis import PARAMETRIC, POISSON, ended, parametric, poisson
+from fineserve_shapes.options import PARAMETRIC, POISSON, Option, Values
+from fineserve_shapes.synthesis import ended, parametric, poisson
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.plan import Plan
 
