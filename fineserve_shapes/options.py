@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 LOOPBACK = "127.0.0.1"
+DRAIN_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ PARAMETRIC = (
 
 RUN = (
     Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
-    Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends", "30"),
+    Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends",
+           f"{DRAIN_TIMEOUT_S:g}"),
     Option("--output-file", "write the summary there: a JSON object, or one more line where the name ends in .jsonl"),
     Option("--request-log", "write a row per request there: .parquet, .jsonl or .csv; {run} stands for the run's name"),
     Option("--log-token-times", "put the time of every token into the request log", None),

@@ -1,19 +1,17 @@
-"""Session: binds the engine to Locust's runner. Messages, events and signals of one process meet here.
+"""Session: binds the engine to Locust's runner. Messages, events and signals of the driving process meet here.
 
-A shape class in a locustfile makes one session a process. On the master and in a single process it drives runs; on
-workers and in a single process it sends requests.
+A shape class in a locustfile binds each process once: the master to what drives runs, a worker to what sends requests
+(`workersession`), a single process to both.
 """
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import logging
 import signal
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,27 +19,23 @@ import flask
 import gevent
 import orjson
 from gevent.event import Event
-from locust import argument_parser
-from locust.runners import STATE_INIT, LocalRunner, MasterRunner, WorkerRunner
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
-from fineserve_shapes import __version__
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.master import Master
 from fineserve_shapes.engine.progressline import ProgressLine
 from fineserve_shapes.engine.run import Run, Settings
-from fineserve_shapes.engine.worker import Worker, machine
+from fineserve_shapes.engine.worker import machine
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.interrupts import interrupt_main, on_signals
-from fineserve_shapes.measure.csvtables import write_history, write_table
 from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.measure.progress import Progress
-from fineserve_shapes.measure.report import summary_text
-from fineserve_shapes.measure.summary import summarise
 from fineserve_shapes.observers import Observers
-from fineserve_shapes.options import Values, settings
+from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values, settings
 from fineserve_shapes.peers import Mailbox
-from fineserve_shapes.performer import UserPerformer
+from fineserve_shapes.results import print_summary, summary_of, write_summary, write_tables
 from fineserve_shapes.simulator.process import SimulatorProcess
+from fineserve_shapes.workersession import WorkerSession
 from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
@@ -51,76 +45,11 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
-DRAIN_TIMEOUT_S = 30.0
 EXIT_FAILED = 1
 RATE_OVER_S = 10.0
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
 """Of --fail-if-invalid."""
-
-
-class WorkerSession:
-    """The sending side of a process."""
-
-    def __init__(self, environment: Any) -> None:
-        self._environment = environment
-        # Locust parses its own command line some fifty times over for every spawn message, which holds up the requests
-        # of this process for 0.1 s and more whenever another worker joins. The answer is always the same.
-        argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
-        runner = environment.runner
-        local = isinstance(runner, LocalRunner)
-        self.worker = Worker(
-            lambda kind, data: runner.send_message(kind, data),
-            local=local,
-            finished=self._send_statistics,
-            name=getattr(runner, "client_id", "local"),
-        )
-        mailbox = Mailbox()
-        for kind, listener in (
-            (messages.BEGIN, self.worker.on_begin),
-            (messages.LEASE, self.worker.on_lease),
-            (messages.PONG, self.worker.on_pong),
-        ):
-            runner.register_message(kind, mailbox.listener(listener))
-        # waiting for requests in flight must not hold up other messages
-        runner.register_message(messages.DRAIN, mailbox.listener(self.worker.on_drain), concurrent=True)
-        runner.register_message(messages.WARM_UP, mailbox.listener(self.worker.on_warm_up), concurrent=True)
-        environment.events.test_start.add_listener(self._on_test_start)
-        environment.events.test_stop.add_listener(self._on_test_stop)
-        environment.events.quitting.add_listener(self._on_quitting)
-        self._quitting = False
-        if not local:  # else the driving side listens
-            self._signals = on_signals(self._on_signal)
-            if runner.worker_state != STATE_INIT:  # a late joiner may be told to start before all this is in place
-                self._on_test_start()
-
-    def _on_test_start(self, **_: Any) -> None:
-        self.worker.start(UserPerformer(self._environment))
-
-    def _on_test_stop(self, **_: Any) -> None:
-        self.worker.stop()
-
-    def _on_quitting(self, **_: Any) -> None:
-        """This process ends, which need not be the end of the run: requests in flight have the drain's time."""
-        if self._quitting:
-            raise gevent.GreenletExit  # a second SIGTERM: the first one's greenlet goes on with Locust's teardown
-        self._quitting = True
-        timeout_s = Values(self._environment.parsed_options).number("--drain-timeout")
-        self.worker.leave(DRAIN_TIMEOUT_S if timeout_s is None else timeout_s)
-        self.worker.stop()
-
-    def _on_signal(self, number: int) -> None:
-        if self._quitting:
-            logger.warning("interrupted again: requests in flight are cancelled")
-            self.worker.leave(0.0)
-        elif number == signal.SIGINT:
-            interrupt_main(KeyboardInterrupt())
-        # else Locust's own handler of SIGTERM begins to quit
-
-    def _send_statistics(self) -> None:
-        """Locust's own, now rather than in three seconds: the master stops listening soon after."""
-        if isinstance(self._environment.runner, WorkerRunner):
-            self._environment.runner._send_stats()
 
 
 class MasterSession:
@@ -229,12 +158,11 @@ class MasterSession:
             plan = plan.between(0.0, run_time_s)
         if plan.requests is None and run_time_s is None:
             logger.info("the plan is read while it runs: how many requests it has is known at its end")
-        drain_timeout_s = values.number("--drain-timeout")
         return Planned(
             plan,
             values,
             options_of_run,
-            DRAIN_TIMEOUT_S if drain_timeout_s is None else drain_timeout_s,
+            values.number_or("--drain-timeout", DRAIN_TIMEOUT_S),
             values.path("--output-file"),
         )
 
@@ -328,7 +256,7 @@ class MasterSession:
     def _on_quit(self, **_: Any) -> None:
         """Locust has printed its tables."""
         if self._summary is not None and self._environment.web_ui is None:
-            _print_summary(self._summary)
+            print_summary(self._summary)
 
     def _finish(self) -> None:
         """End the run: drain, close the ledger, write the summary."""
@@ -363,7 +291,8 @@ class MasterSession:
             self._environment.process_exit_code = (
                 0  # what we cancelled ourselves is no failure, though Locust counts it
             )
-        self._summary = self._summarise(run, planned)
+        about = {"mode": self._shape.mode, "host": self._environment.host, "simulator": self._simulator is not None}
+        self._summary = summary_of(run, planned.plan, planned.values, about)
         self._observers.finish(self._summary)
         if self._summary["fidelity"]["verdict"] == "invalid" and run.failure is None:
             logger.warning("the load asked for is not the load delivered: %s",
@@ -374,44 +303,12 @@ class MasterSession:
             run.log.close(orjson.dumps(self._summary))
             self._summary["request_log"] |= {"requests": run.log.log.rows, "error": run.log.error}
         if prefix := self._environment.parsed_options.csv_prefix:
-            _write_tables(run, prefix)
+            write_tables(run, prefix)
         if planned.output_file is not None:
-            _write_summary(self._summary, planned.output_file)
+            write_summary(self._summary, planned.output_file)
         if self._environment.web_ui is not None:
-            _print_summary(self._summary)
+            print_summary(self._summary)
         self._observers.report(run, self._summary)
-
-    def _summarise(self, run: Run, planned: Planned) -> dict[str, Any]:
-        facts = next(iter(run.facts.values()), {})
-        about: dict[str, Any] = {
-            "run": run.id,
-            "mode": self._shape.mode,
-            "backend": planned.values.text("--backend"),
-            "host": self._environment.host,
-            "simulator": self._simulator is not None,
-            "model": facts.get("model"),
-            "prompt_form": facts.get("prompt_form"),
-            "inexact_prompts": facts.get("inexact"),
-            "seed": planned.values.count("--seed"),
-            "started_at": datetime.fromtimestamp(run.started_at, UTC).isoformat(timespec="milliseconds"),
-            "version": __version__,
-            "error": None if run.failure is None else str(run.failure),
-        }
-        about["warmup"] = {
-            "requests": planned.settings.warmup_requests,
-            "ok": run.warmed,
-            "seconds": planned.settings.warmup_s,
-            "planned": run.tally.planned_in_warmup,
-        }
-        about["request_log"] = None if run.log is None else {"path": str(run.log.log.path)}
-        plan = {**planned.plan.description(), "run_time_s": planned.settings.run_time_s}
-        fidelity = {
-            **run.fidelity(),
-            "passed_on": run.book.passed_on,
-            "ended_twice": run.book.ignored,
-            "malformed_reports": run.malformed,
-        }
-        return summarise(run.tally, run.book.ledger, plan, about, fidelity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,15 +343,6 @@ def _progress(run: Run, plan: Plan) -> str | None:
     ).line()
 
 
-def _write_tables(run: Run, prefix: str) -> None:
-    """Our exact figures beside Locust's --csv files."""
-    try:
-        write_table(Path(f"{prefix}_llm.csv"), run.tally.table())
-        write_history(Path(f"{prefix}_llm_history.csv"), run.tally.series.as_dict())
-    except OSError as error:
-        logger.error("cannot write %s_llm.csv and its history: %s (--csv)", prefix, error.strerror)
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -465,21 +353,6 @@ def _is_loopback(host: str) -> bool:
 def _exit_with(error: InputError) -> NoReturn:
     sys.stderr.write(f"locust: error: {error}\n")
     sys.exit(EXIT_BAD_INPUT)
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    sys.stdout.write(f"\n{summary_text(summary)}\n")
-    sys.stdout.flush()
-
-
-def _write_summary(summary: dict[str, Any], path: Path) -> None:
-    lines = path.suffix == ".jsonl"
-    data = orjson.dumps(summary, option=orjson.OPT_APPEND_NEWLINE | (0 if lines else orjson.OPT_INDENT_2))
-    try:
-        with path.open("ab" if lines else "wb") as file:
-            file.write(data)
-    except OSError as error:
-        logger.error("cannot write the summary to %s: %s (--output-file)", path, error.strerror)
 
 
 def bind(environment: Any, shape: PlanShape) -> MasterSession | None:

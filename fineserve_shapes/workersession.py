@@ -1,0 +1,85 @@
+"""Worker session: the sending side of a process, bound to Locust's runner."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+from typing import Any
+
+import gevent
+from locust import argument_parser
+from locust.runners import STATE_INIT, LocalRunner, WorkerRunner
+
+from fineserve_shapes.engine import messages
+from fineserve_shapes.engine.worker import Worker
+from fineserve_shapes.interrupts import interrupt_main, on_signals
+from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values
+from fineserve_shapes.peers import Mailbox
+from fineserve_shapes.performer import UserPerformer
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerSession:
+    """The sending side of a process."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        # Locust parses its own command line some fifty times over for every spawn message, which holds up the requests
+        # of this process for 0.1 s and more whenever another worker joins. The answer is always the same.
+        argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
+        runner = environment.runner
+        local = isinstance(runner, LocalRunner)
+        self.worker = Worker(
+            lambda kind, data: runner.send_message(kind, data),
+            local=local,
+            finished=self._send_statistics,
+            name=getattr(runner, "client_id", "local"),
+        )
+        mailbox = Mailbox()
+        for kind, listener in (
+            (messages.BEGIN, self.worker.on_begin),
+            (messages.LEASE, self.worker.on_lease),
+            (messages.PONG, self.worker.on_pong),
+        ):
+            runner.register_message(kind, mailbox.listener(listener))
+        # waiting for requests in flight must not hold up other messages
+        runner.register_message(messages.DRAIN, mailbox.listener(self.worker.on_drain), concurrent=True)
+        runner.register_message(messages.WARM_UP, mailbox.listener(self.worker.on_warm_up), concurrent=True)
+        environment.events.test_start.add_listener(self._on_test_start)
+        environment.events.test_stop.add_listener(self._on_test_stop)
+        environment.events.quitting.add_listener(self._on_quitting)
+        self._quitting = False
+        if not local:  # else the driving side listens
+            self._signals = on_signals(self._on_signal)
+            if runner.worker_state != STATE_INIT:  # a late joiner may be told to start before all this is in place
+                self._on_test_start()
+
+    def _on_test_start(self, **_: Any) -> None:
+        self.worker.start(UserPerformer(self._environment))
+
+    def _on_test_stop(self, **_: Any) -> None:
+        self.worker.stop()
+
+    def _on_quitting(self, **_: Any) -> None:
+        """This process ends, which need not be the end of the run: requests in flight have the drain's time."""
+        if self._quitting:
+            raise gevent.GreenletExit  # a second SIGTERM: the first one's greenlet goes on with Locust's teardown
+        self._quitting = True
+        values = Values(self._environment.parsed_options)
+        self.worker.leave(values.number_or("--drain-timeout", DRAIN_TIMEOUT_S))
+        self.worker.stop()
+
+    def _on_signal(self, number: int) -> None:
+        if self._quitting:
+            logger.warning("interrupted again: requests in flight are cancelled")
+            self.worker.leave(0.0)
+        elif number == signal.SIGINT:
+            interrupt_main(KeyboardInterrupt())
+        # else Locust's own handler of SIGTERM begins to quit
+
+    def _send_statistics(self) -> None:
+        """Locust's own, now rather than in three seconds: the master stops listening soon after."""
+        if isinstance(self._environment.runner, WorkerRunner):
+            self._environment.runner._send_stats()
