@@ -53,9 +53,14 @@ class LeaseHolder:
         return not (self._heap or self._done or self._dropped or self._batches)
 
     @property
-    def unconfirmed(self) -> list[Any]:
-        """The payloads that the master has not confirmed."""
-        return [batch.payload for _, batch in self._batches if batch.payload is not None]
+    def unconfirmed(self) -> bool:
+        """Whether there are reports that the master has not confirmed."""
+        return bool(self._batches)
+
+    @property
+    def seen_s(self) -> float:
+        """When this worker made the report that the master had seen by its last word; minus infinity before any."""
+        return self._seen_s
 
     def lease(self, lease: Lease) -> Sequence[Row]:
         """Take a lease; the rows that are new come back."""

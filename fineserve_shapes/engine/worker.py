@@ -22,6 +22,7 @@ from fineserve_shapes.engine.dispatch import Dispatcher
 from fineserve_shapes.engine.holder import LeaseHolder
 from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.loopdelay import LoopDelay
+from fineserve_shapes.engine.spool import Spool
 from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.ledger import OUTCOMES
@@ -39,6 +40,8 @@ FIRST_PINGS = 20
 FIRST_PING_EVERY_S = 0.02
 HELLO_EVERY_S = 0.5
 WARM_UP_TOGETHER = 16
+CONFIRM_S = 2.0  # for the master to confirm the last report of a worker that leaves
+GONE_S = 5.0  # a master that has not been heard for so long
 
 Send = Callable[[str, dict[str, Any]], None]
 
@@ -94,13 +97,13 @@ class Worker:
         self._start_s = 0.0  # of the run, on the master's clock
         self._holder = LeaseHolder(fenced=not local)
         self._dispatcher: Dispatcher | None = None
-        self._draining = self._leaving = False
+        self._draining = self._leaving = self._dismissed = False
         self._drained = Event()
         self._outbox = Outbox()
         self._unshown: list[tuple[Records, FloatArray]] = []
         self._in_flight: Counter[int] = Counter()  # by stream
         self._loop_delay: LoopDelay | None = None
-        self._logged = False
+        self._spool: Spool | None = None
 
     @property
     def in_flight(self) -> int:
@@ -119,7 +122,7 @@ class Worker:
     def stop(self) -> None:
         """The test is over, whatever is still going on."""
         self._end_run(timeout_s=0)
-        self._save_unconfirmed()
+        self._end_spool()
         gevent.killall(self._greenlets)
         self._greenlets = []
         gc.unfreeze()
@@ -138,6 +141,9 @@ class Worker:
         """
         self._leaving = True
         self._end_run(timeout_s)
+        until_s = self._clock_s() + CONFIRM_S
+        while self._spool is not None and self._holder.unconfirmed and self._clock_s() < until_s:
+            gevent.sleep(0.05)
 
     # messages from the master
 
@@ -148,13 +154,13 @@ class Worker:
             return
         self._end_run(timeout_s=0)
         self._run, self._start_s = run, messages.data_field(data, "start_s", float)
-        self._draining = False
+        self._draining = self._dismissed = False
         self._drained = Event()
         self._holder = LeaseHolder(fenced=not self._local)
         self._outbox = Outbox(
             messages.data_field(data, "warmup_s", float), bool(messages.data_field(data, "token_times", int))
         )
-        self._logged = bool(messages.data_field(data, "logged", int))
+        self._spool = Spool() if messages.data_field(data, "logged", int) and not self._local else None
         self._in_flight = Counter()
         if self._loop_delay is not None:
             self._loop_delay.take()  # getting ready is no part of the run
@@ -192,6 +198,7 @@ class Worker:
     def on_drain(self, data: Any) -> None:
         """Send nothing more, wait for what is in flight, and report all of it. Blocks as long."""
         if messages.data_field(data, "run", str) == self._run:
+            self._dismissed = True
             self._end_run(messages.data_field(data, "timeout_s", float))
 
     def on_pong(self, data: Any) -> None:
@@ -260,6 +267,8 @@ class Worker:
             return None
         rows, itl_s, payload = taken
         self._unshown.append((rows, itl_s))
+        if self._spool is not None:
+            self._spool.add(payload)
         return payload
 
     def _report(self, payload: dict[str, Any] | None) -> None:
@@ -303,21 +312,25 @@ class Worker:
         self._report(payload)
         self._drained.set()
 
-    def _save_unconfirmed(self) -> None:
-        """The master is gone, or it would have confirmed: what it may not have is left in a file."""
-        payloads = self._holder.unconfirmed
-        if self._local or not self._logged or self._run is None or not payloads:
+    def _end_spool(self) -> None:
+        """Where the master is gone, all that it was told is left in a file: nobody knows what it has kept."""
+        spool, self._spool = self._spool, None
+        if spool is None:
             return
-        path = Path(f"fineserve-{self._run}-{self._name}.jsonl")
-        try:
-            log = RequestLog(path, self._run, token_times=self._outbox.token_times, warmup_s=self._outbox.warmup_s)
-            for payload in payloads:
-                log.write(Measurements.unpack(payload), self._name)
-            log.close()
-        except (OSError, InputError) as error:
-            logger.error("requests that the master has not taken are lost: %s", error)
-        else:
-            logger.warning("%d requests that the master has not taken are in %s", log.rows, path)
+        gone = self._now_s() - self._holder.seen_s > GONE_S and not self._dismissed
+        if gone or self._holder.unconfirmed:
+            path = Path(f"fineserve-{self._run}-{self._name}.jsonl")
+            try:
+                log = RequestLog(path, self._run or "", token_times=self._outbox.token_times,
+                                 warmup_s=self._outbox.warmup_s)  # fmt: skip
+                for payload in spool:
+                    log.write(Measurements.unpack(payload), self._name)
+                log.close()
+            except (OSError, InputError) as error:
+                logger.error("the master is gone, and this worker's records are lost: %s", error)
+            else:
+                logger.warning("the master is gone: the records of this worker's %d requests are in %s", log.rows, path)
+        spool.close()
 
 
 def machine() -> str:

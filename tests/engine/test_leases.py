@@ -249,13 +249,15 @@ def test_a_stop_leaves_the_rest_of_a_plan_of_known_size_unsent():
         assert [index for block in book.unsent() for index in block.index.tolist()] == rest
 
 
-def test_payloads_are_unconfirmed_until_the_master_says_so():
+def test_reports_are_unconfirmed_until_the_master_says_so():
     holder = LeaseHolder()
+    assert not holder.unconfirmed
     holder.report(0.1, "one")
     holder.report(0.2, "two")
-    assert holder.unconfirmed == ["one", "two"]
-    holder.lease(Lease(0, 0.1, 1))
-    assert holder.unconfirmed == ["two"]
+    for batches, unconfirmed in ((1, True), (2, False)):
+        holder.lease(Lease(0, 0.1, batches))
+        assert holder.unconfirmed == unconfirmed
+    assert holder.seen_s == 0.1
 
 
 def test_the_plan_is_leased_no_further_than_its_horizon():

@@ -11,7 +11,7 @@ import gevent
 import numpy as np
 import pytest
 
-from fineserve_shapes.engine import messages
+from fineserve_shapes.engine import messages, spool, worker
 from fineserve_shapes.engine.leases import Lease, Row
 from fineserve_shapes.engine.worker import Worker
 from fineserve_shapes.measure.records import FloatArray, Records
@@ -80,16 +80,55 @@ def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_requests_that_the_master_has_not_taken_are_left_in_a_file(tmp_path: Path):
+@pytest.mark.parametrize("taken", ["nothing", "a part", "all, and then it fell silent"])
+def test_a_master_that_is_gone_leaves_all_records_with_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+):
+    """Also those that it had taken: what it has on its disk is not known here."""
     wire = Wire(logged=True)
-    wire.lease(ROWS)
+    wire.lease(ROWS[:2])
     gevent.sleep(0.5)
+    if taken != "nothing":
+        wire.lease(ROWS[2:], batches=sum(len(report.batches) for report in wire.reports()), number=1)
+    else:
+        wire.lease(ROWS[2:], number=1)
+    gevent.sleep(0.5)
+    if taken.startswith("all"):
+        monkeypatch.setattr(worker, "GONE_S", 0.1)
+        wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
+        gevent.sleep(0.3)
     wire.worker.stop()  # as when Locust gives the master up
     rows = [json.loads(line) for line in (tmp_path / "fineserve-abc-here.jsonl").read_text().splitlines()]
     assert sorted((row["request_id"], row["outcome"], row["error"]) for row in rows) == [
         ("abc-0", "ok", None), ("abc-1", "http_error", "=HTTP 500"), ("abc-2", "ok", None),
     ]  # fmt: skip
     assert sorted(len(row["token_times_s"]) for row in rows) == [0, 3, 3]
+
+
+def test_a_worker_that_leaves_waits_for_the_masters_last_word(tmp_path: Path):
+    wire = Wire(logged=True)
+    wire.lease(ROWS)
+    gevent.sleep(0.1)
+    leaving = gevent.spawn(wire.worker.leave, 1.0)
+    gevent.sleep(0.3)
+    assert not leaving.ready()
+    wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
+    leaving.join(1.0)
+    assert leaving.ready()
+    wire.worker.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fails_ends_the_spool_and_not_the_run(monkeypatch: pytest.MonkeyPatch):
+    def full(**_: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", full)
+    wire = Wire(logged=True)
+    wire.lease(ROWS)
+    gevent.sleep(0.5)
+    assert sum(len(batch.done) for report in wire.reports() for batch in report.batches) == 3
+    wire.worker.stop()
 
 
 @pytest.mark.parametrize("logged", [True, False])

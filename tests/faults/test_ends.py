@@ -87,7 +87,8 @@ def test_signals_before_the_start_end_the_wait_for_workers(tmp_path: Path) -> No
 
 
 def test_workers_survive_a_dead_master_for_a_bounded_time(tmp_path: Path) -> None:
-    """kill -9 of the master: what is in flight ends, nothing more is sent than the fence allows, workers exit."""
+    """kill -9 of the master: what is in flight ends, nothing more is sent than the fence allows, workers exit, and the
+    records of all that they have sent are on disk."""
     file = tmp_path / "impatient.py"
     file.write_text(
         "import locust.runners\nlocust.runners.MASTER_HEARTBEAT_TIMEOUT = 6  # 60, were it not a test\n" + _locustfile()
@@ -95,7 +96,7 @@ def test_workers_survive_a_dead_master_for_a_bounded_time(tmp_path: Path) -> Non
     with scene(tmp_path, seconds=30, output_tokens=100) as run:
         run.processes = [
             run.locust.master("--headless", "--expect-workers", 2, "--host", run.simulator.url,
-                              "--request-trace-csv", run.trace, file=file),
+                              "--request-trace-csv", run.trace, "--request-log", tmp_path / "log.parquet", file=file),
             *(run.locust.worker() for _ in range(2)),
         ]  # fmt: skip
         run.locust.await_output(run.master, "starts with 2 worker(s)")
@@ -108,7 +109,13 @@ def test_workers_survive_a_dead_master_for_a_bounded_time(tmp_path: Path) -> Non
     rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
     assert max(row["received_s"] for row in rows) < killed_s + 1.5  # the fence, and what a busy machine adds
     assert not any(row["aborted"] for row in rows)
-    assert len({row["request_id"] for row in rows}) == len(rows)
+    sent = {row["request_id"] for row in rows}
+    assert len(sent) == len(rows)
+    left = list(tmp_path.glob("fineserve-*.jsonl"))  # of a Parquet file whose writer was killed nothing can be read
+    assert len(left) == 2
+    records = [json.loads(line) for path in left for line in path.read_text().splitlines()]
+    assert sorted(record["request_id"] for record in records) == sorted(sent)
+    assert {record["outcome"] for record in records} == {"ok"}
 
 
 def _locustfile() -> str:

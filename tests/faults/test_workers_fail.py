@@ -63,7 +63,7 @@ def test_a_worker_that_joins_late_takes_its_share(tmp_path: Path) -> None:
 def test_a_worker_that_is_asked_to_go_gives_back_its_future_and_finishes_its_present(tmp_path: Path) -> None:
     """SIGTERM of a worker, as when a deployment shrinks: nothing is lost, cancelled or unknown."""
     with scene(tmp_path, seconds=6, output_tokens=60) as run:  # answers of 0.65 s
-        run.begin(3)
+        run.begin(3, "--request-log", tmp_path / "log.jsonl")
         time.sleep(2.0)
         run.workers[0].terminate()
         run.workers[1].send_signal(signal.SIGINT)
@@ -73,6 +73,7 @@ def test_a_worker_that_is_asked_to_go_gives_back_its_future_and_finishes_its_pre
     assert account(tmp_path, run.requests) == {"ok": run.requests}, done.output
     assert [process.code for process in left] == [0, 0]
     assert done.code == 0
+    assert not list(tmp_path.glob("fineserve-*"))  # the master has their records
 
 
 def test_the_account_finds_an_index_that_was_sent_twice(tmp_path: Path) -> None:
