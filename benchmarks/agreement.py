@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-_LOCUSTFILE = '''
-import json
-from fineserve_shapes.shapes import ReplayShape
-from fineserve_shapes.users import CompletionUser
+from benchmarks.harness import REPLAY, locust
 
-class Replay(ReplayShape):
-    pass
+_LOCUSTFILE = (
+    REPLAY
+    + '''
+import json
 
 class Compared(CompletionUser):
     """Writes one line per answer: what was asked, what came, and what the server says of it."""
@@ -37,6 +36,7 @@ class Compared(CompletionUser):
                 "server": dict(result.server_metrics or {}),
             }) + "\\n")
 '''
+)
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         locustfile, rows = Path(name) / "run.py", Path(name) / "rows"
         locustfile.write_text(_LOCUSTFILE.replace("{rows!r}", repr(str(rows))))
-        command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary", *sys.argv[1:]]
+        command = locust(locustfile, "--headless", "--only-summary", *sys.argv[1:])
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         print(done.stdout[done.stdout.rfind("\nrun ") :].strip() or done.stderr, flush=True)
         if not rows.exists():

@@ -15,13 +15,19 @@ import numpy as np
 
 from fineserve_shapes.simulator.process import SimulatorProcess
 
-_LOCUSTFILE = '''
-import json
+REPLAY = """
 from fineserve_shapes.shapes import ReplayShape
 from fineserve_shapes.users import CompletionUser
 
 class Replay(ReplayShape):
     pass
+"""
+"""How a benchmark's locustfile begins; a user class follows."""
+
+_LOCUSTFILE = (
+    REPLAY
+    + '''
+import json
 
 class Logged(CompletionUser):
     """Keeps the stamps of every chunk in memory and writes them when the run is over."""
@@ -35,6 +41,7 @@ class Logged(CompletionUser):
                 file.write(json.dumps([name, sent_s, times_s.tolist()]) + "\\n")
         self.rows.clear()
 '''
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class Observed:
     client: dict[str, tuple[float, list[float]]]
     server: dict[str, dict[str, Any]]
     cpu_s: float
+
+
+def locust(locustfile: Path, *arguments: object) -> list[str]:
+    """The command that runs Locust with a locustfile."""
+    return [sys.executable, "-m", "locust", "-f", str(locustfile), *map(str, arguments)]
 
 
 def poisson_trace(path: Path, rate_rps: float, seconds: float, input_tokens: int, output_tokens: int) -> Path:
@@ -68,7 +80,7 @@ def observe(
         locustfile, stamps, out, truth = (folder / part for part in ("run.py", "stamps", "out.json", "truth.jsonl"))
         locustfile.write_text(_LOCUSTFILE.replace("{stamps!r}", repr(str(stamps))))
         with SimulatorProcess(ground_truth=truth, **simulator) as server:
-            command = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary"]
+            command = locust(locustfile, "--headless", "--only-summary")
             command += ["--host", server.url, "--request-trace-csv", str(trace), "--timestamp-unit", "us"]
             command += ["--output-file", str(out), *arguments]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -12,18 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import poisson_trace, quantiles_ms
+from benchmarks.harness import REPLAY, locust, poisson_trace, quantiles_ms
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 RATE_RPS, SECONDS, JOIN_S = 500.0, 25.0, 8.0
 
-_LOCUSTFILE = '''
+_LOCUSTFILE = (
+    REPLAY
+    + '''
 import json, os
-from fineserve_shapes.shapes import ReplayShape
-from fineserve_shapes.users import CompletionUser
-
-class Replay(ReplayShape):
-    pass
 
 class Logged(CompletionUser):
     """Keeps when each request was due and sent, and writes it when the run is over."""
@@ -35,6 +32,7 @@ class Logged(CompletionUser):
         with open(os.path.join({folder!r}, f"{os.getpid()}.sent"), "w") as file:
             json.dump(self.rows, file)
 '''
+)
 
 
 def main() -> None:
@@ -47,9 +45,8 @@ def main() -> None:
         processes: list[subprocess.Popen[bytes]] = []
 
         def start(*arguments: object) -> subprocess.Popen[bytes]:
-            command = [sys.executable, "-m", "locust", "-f", str(locustfile), *map(str, arguments)]
             with (folder / f"log{len(processes)}").open("wb") as log:
-                processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+                processes.append(subprocess.Popen(locust(locustfile, *arguments), stdout=log, stderr=log))
             return processes[-1]
 
         try:

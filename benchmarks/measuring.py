@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import poisson_trace
+from benchmarks.harness import REPLAY, locust, poisson_trace
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 TURN_S = 2.0
@@ -28,8 +28,6 @@ import json, time
 import gevent
 from fineserve_shapes.engine.run import Run
 from fineserve_shapes.measure.outbox import Outbox
-from fineserve_shapes.shapes import ReplayShape
-from fineserve_shapes.users import CompletionUser
 
 kept = [(Outbox, "sent"), (Outbox, "add"), (Run, "account")]
 whole = [owner.__dict__[name] for owner, name in kept]
@@ -52,9 +50,6 @@ def take_turns():
     with open("turns.json", "w") as file:
         json.dump([turns[True], turns[False]], file)
 
-class Replay(ReplayShape):
-    pass
-
 class Completions(CompletionUser):
     def on_start(self):
         gevent.spawn(take_turns)
@@ -71,9 +66,9 @@ def main() -> None:
                 seconds = SETTLE_S + TURNS * TURN_S + 2
                 trace = poisson_trace(folder / "trace.csv", rate_rps, seconds, 100, output_tokens)
                 settings = "\n".join(f"{key} = {value}" for key, value in names.items())
-                (folder / "run.py").write_text(settings + _LOCUSTFILE)
+                (folder / "run.py").write_text(settings + REPLAY + _LOCUSTFILE)
                 with SimulatorProcess(ttft_ms=100, itl_ms=20) as server:
-                    command = [sys.executable, "-m", "locust", "-f", "run.py", "--headless", "--host", server.url]
+                    command = locust(Path("run.py"), "--headless", "--host", server.url)
                     command += ["--request-trace-csv", str(trace), "--timestamp-unit", "us"]
                     command += [] if log is None else ["--request-log", log]
                     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
@@ -49,17 +50,6 @@ def first(arrivals: Arrivals, n: int, seed: int = 1) -> FloatArray:
         if sum(map(len, blocks)) >= n:
             break
     return np.concatenate(blocks)[:n]
-
-
-def until(arrivals: Arrivals, end_s: float, seed: int = 1) -> FloatArray:
-    """The times before end_s."""
-    blocks: list[FloatArray] = []
-    for block in arrivals.blocks(np.random.default_rng(seed)):
-        blocks.append(block)
-        if block[-1] >= end_s:
-            break
-    times_s = np.concatenate(blocks)
-    return times_s[times_s < end_s]
 
 
 def z_of_mean(sample: Any, expected: float) -> float:

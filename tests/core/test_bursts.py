@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn import until
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -38,17 +39,6 @@ from fineserve_shapes.workload.windows import read_windows
 MAX_Z = 4.5
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "fineserve" / "Parametric"
 LT10B = NBParameters(nb_mu=2.6285, nb_alpha=0.03696, mean=2.6285, variance=2.9729)
-
-
-def until(arrivals: Arrivals, end_s: float, seed: int = 1) -> FloatArray:
-    """The times before end_s."""
-    blocks: list[FloatArray] = []
-    for block in arrivals.blocks(np.random.default_rng(seed)):
-        blocks.append(block)
-        if block[-1] >= end_s:
-            break
-    times_s = np.concatenate(blocks)
-    return times_s[times_s < end_s]
 
 
 # --- the file

@@ -24,6 +24,14 @@ def read_log(path: Path) -> dict[str, dict[str, Any]]:
     return {line["request_id"]: line for line in lines}
 
 
+def read_to_their_ends(socks: list[socket.socket]) -> None:
+    for sock in socks:
+        data = b""
+        while b"[DONE]" not in data:
+            data += sock.recv(65536)
+        sock.close()
+
+
 def test_the_log_has_every_request_and_the_time_of_every_chunk(tmp_path: Path) -> None:
     """Good, refused, gone and unfinished: each has its line, in the clock of this process."""
     log = tmp_path / "truth.jsonl"
@@ -68,11 +76,7 @@ def test_chunks_are_written_when_they_are_due(tmp_path: Path) -> None:
         client = Client(simulator)
         body = {"prompt": "a", "max_tokens": 20, "stream": True}
         socks = [client.raw("/v1/completions", body, f"r{number}") for number in range(50)]
-        for sock in socks:
-            data = b""
-            while b"[DONE]" not in data:
-                data += sock.recv(65536)
-            sock.close()
+        read_to_their_ends(socks)
     late_s = sorted(
         written - due
         for line in read_log(log).values()
@@ -90,11 +94,7 @@ def test_the_batching_engine_queues_what_does_not_fit(tmp_path: Path) -> None:
         client = Client(simulator)
         body = {"prompt": "a", "max_tokens": 10, "stream": True}
         socks = [client.raw("/v1/completions", body, f"r{number}") for number in range(4)]
-        for sock in socks:
-            data = b""
-            while b"[DONE]" not in data:
-                data += sock.recv(65536)
-            sock.close()
+        read_to_their_ends(socks)
     ends_s = sorted(line["chunk_written_s"][-1] for line in read_log(log).values())
     firsts_s = sorted(line["chunk_written_s"][0] for line in read_log(log).values())
     assert firsts_s[2] > ends_s[0]
