@@ -115,7 +115,7 @@ class UserPerformer:
             request_type=name[0],
             name=name[1],
             response_time=1e3 * result.e2e_s,
-            response_length=result.output_tokens or 0,
+            response_length=result.body_bytes,
             exception=None if result.outcome == "ok" else RequestFailure(self._kind(result)),
             context={"id": request.id, "index": request.index},
             start_time=time.time() - (time.perf_counter() - result.sent_s),

@@ -30,10 +30,11 @@ class StreamResult:
     outcome: ok, http_error, stream_error, timeout, connect_error or cancelled.
     error: one line of text, None for an ok.
     first_visible_s: first content that is no reasoning.
-    chunk_times_s: when each chunk that carries tokens was read, shape (chunks,).
+    chunk_times_s: when each chunk that carries tokens came, shape (chunks,).
     output_tokens: by the server's usage where it gives it, else counted chunks (`tokens_from` says which).
     first_chunk_tokens: tokens in the first of those chunks; `first_chunk_known` is False where 1 is assumed.
     short: an ok that ended before the asked length.
+    body_bytes: of the answer, without HTTP's framing.
     """
 
     outcome: str
@@ -56,6 +57,7 @@ class StreamResult:
     status: int | None = None
     retry_after_s: float | None = None
     server_metrics: Mapping[str, Any] | None = None
+    body_bytes: int = 0
 
     @property
     def ttft_s(self) -> float | None:
@@ -105,6 +107,7 @@ class StreamReader:
         "_sse",
         "_usage_seen",
         "asked_tokens",
+        "body_bytes",
         "hopeless",
         "input_tokens",
         "output_tokens",
@@ -115,6 +118,7 @@ class StreamReader:
     def __init__(self, asked_tokens: int) -> None:
         self.asked_tokens = asked_tokens
         self.status: int | None = None
+        self.body_bytes = 0
         self._retry_after_s: float | None = None
         self.times_s = array("d")
         self.input_tokens: int | None = None
@@ -139,7 +143,8 @@ class StreamReader:
         self._retry_after_s = retry_after_s
 
     def feed(self, data: bytes, at_s: float) -> bool:
-        """Take bytes of the body, read at a time; whether they were progress (a token, not a comment)."""
+        """Take bytes of the body, which came at a time; whether they were progress (a token, not a comment)."""
+        self.body_bytes += len(data)
         if self.status != 200:
             self.hopeless = not self._keep(data, MAX_ERROR_BODY_BYTES)
             return True
@@ -287,4 +292,5 @@ class StreamReader:
             status=self.status,
             retry_after_s=self._retry_after_s,
             server_metrics=self._metrics,
+            body_bytes=self.body_bytes,
         )

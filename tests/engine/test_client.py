@@ -69,8 +69,10 @@ def failed(result: StreamResult, outcome: str, text: str) -> None:
 
 def test_an_answer_becomes_a_result(lab: Lab) -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":4}}\n\n'
-    answer = HEAD + chunk(event()) + chunk(event() + event()) + chunk(event(finish="stop") + usage + DONE) + END
+    pieces = [event(), event() + event(), event(finish="stop") + usage + DONE]
+    answer = HEAD + b"".join(chunk(piece) for piece in pieces) + END
     result = post(lab.client(lab.answer(answer).url), asked=4)
+    assert result.body_bytes == sum(map(len, pieces))
     assert (result.outcome, result.error, result.status, result.finish_reason) == ("ok", None, 200, "stop")
     assert (result.input_tokens, result.output_tokens, result.tokens_from) == (7, 4, "usage")
     assert (result.short, result.retried, result.reused) == (False, False, False)

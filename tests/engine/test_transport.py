@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import monkey
 from servers import (
     DONE,
     UNFRAMED,
@@ -23,6 +25,7 @@ from servers import (
     black_hole,
     descriptors,
     event,
+    events,
     free_port,
     make_certificate,
     post,
@@ -33,6 +36,8 @@ from servers import (
 
 from fineserve_shapes.engine.transport import ConnectError, Target, connect
 from fineserve_shapes.errors import InputError
+
+_block = monkey.get_original("time", "sleep")
 
 
 @pytest.fixture
@@ -262,6 +267,29 @@ def test_an_answer_without_a_length_ends_with_tls_although_tcp_goes_on(
     result = post(lab.client(url, context=certificate.client(), progress_s=3), asked=1)
     assert result.outcome == "ok"
     assert result.e2e_s < 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux stamps what a TCP socket receives")
+def test_a_busy_client_knows_when_tls_records_came(lab: Lab, certificate: Certificate) -> None:
+    context = certificate.server()
+    written_s: list[float] = []
+
+    def handle(raw: Peer) -> None:
+        peer = TLSPeer(raw.sock, context)
+        peer.request()
+        peer.send(UNFRAMED)
+        for data in events(3):
+            gevent.sleep(0.05)
+            written_s.append(time.perf_counter())
+            peer.send(data)
+            _block(0.15)  # nobody reads in that time
+
+    client = lab.client(f"https://127.0.0.1:{lab.serve(handle).port}", context=certificate.client())
+    gevent.sleep(0.05)  # the kernel begins to stamp
+    result = post(client, asked=3)
+    assert result.outcome == "ok"
+    errors_s = [came_s - sent_s for came_s, sent_s in zip(result.chunk_times_s, written_s[:3], strict=True)]
+    assert 0 <= min(errors_s) <= max(errors_s) < 0.05
 
 
 def test_a_reset_in_a_tls_stream_is_a_stream_error(lab: Lab, certificate: Certificate) -> None:
