@@ -28,6 +28,7 @@ def summary_of(run: Run, plan: Plan, values: Values, about: Mapping[str, Any]) -
     about: `mode`, `host` and `simulator`, which the run itself does not know.
     """
     facts = next(iter(run.facts.values()), {})
+    token_times = {found.get("token_times") for found in run.facts.values()} or {None}
     settings = run.settings
     known = {
         "run": run.id,
@@ -37,6 +38,7 @@ def summary_of(run: Run, plan: Plan, values: Values, about: Mapping[str, Any]) -
         "simulator": about["simulator"],
         "model": facts.get("model"),
         "prompt_form": facts.get("prompt_form"),
+        "token_times": facts.get("token_times") if len(token_times) == 1 else "mixed",
         "inexact_prompts": facts.get("inexact"),
         "seed": values.count("--seed"),
         "started_at": datetime.fromtimestamp(run.started_at, UTC).isoformat(timespec="milliseconds"),

@@ -153,6 +153,7 @@ class _OpenAIUser(ArrivalUser):
             "max_model_len": model.max_model_len,
             "digest": self._prompts.digest,
             "prompt_form": self._prompts.form,
+            "token_times": "received" if self._reactor.stamps else "read",
             "inexact": self._prompts.inexact,
         }
 

@@ -46,6 +46,11 @@ class Reactor:
         self._watcher.start(self._drain)
         self._sweeper = gevent.spawn(self._sweep)
 
+    @property
+    def stamps(self) -> bool:
+        """Whether the kernel says when bytes came; else it is the time at which they were read."""
+        return self._stamping is not None
+
     def add(self, fd: int, on_readable: Callable[[], None]) -> None:
         """Call back whenever the descriptor is readable or has ended; the callback must not block or switch."""
         self._readers[fd] = on_readable

@@ -24,7 +24,19 @@ MAX_TEXT = 300
 _ASSETS = files("fineserve_shapes.htmlreport")
 _SHARED = files("fineserve_shapes.webui")
 
-_ABOUT = ("mode", "host", "simulator", "model", "backend", "prompt_form", "seed", "started_at", "version", "error")
+_ABOUT = (
+    "mode",
+    "host",
+    "simulator",
+    "model",
+    "backend",
+    "prompt_form",
+    "token_times",
+    "seed",
+    "started_at",
+    "version",
+    "error",
+)
 _PLAN = ("requests", "span_s", "rate_rps", "run_time_s", "fingerprint")
 _THROUGHPUT = {
     "duration": "duration, s", "completed": "completed", "failed": "failed", "short": "short", "retried": "retried",
