@@ -26,11 +26,12 @@ SETTLE_TURN_S = 0.6  # of each turn: what the turn before has left to do (a repo
 _LOCUSTFILE = """
 import json, time
 import gevent
+from fineserve_shapes.engine import worker
 from fineserve_shapes.engine.run import Run
 from fineserve_shapes.measure.outbox import Outbox
 
-kept = [(Outbox, "sent"), (Outbox, "add"), (Run, "account")]
-whole = [owner.__dict__[name] for owner, name in kept]
+kept = [(Outbox, "sent"), (Outbox, "add"), (Run, "account"), (worker, "_record")]
+whole = [vars(owner)[name] for owner, name in kept]
 turns = {True: [], False: []}
 
 def measure(on):

@@ -44,7 +44,11 @@ class UserPerformer:
             raise InputError(f"a plan of one stream takes one ArrivalUser class in the locustfile, found {names}")
         user = classes[0](self._environment)
         facts: dict[str, Any] = user.open()
-        user.on_start()
+        try:
+            user.on_start()
+        except BaseException:
+            user.close()
+            raise
         self._user = user
         return facts
 

@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
-EXIT_FAILED = 1
 RATE_OVER_S = 10.0
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
 """Of --fail-if-invalid."""
@@ -274,7 +274,6 @@ class MasterSession:
     def _finish_run(self, run: Run, planned: Planned) -> None:
         deserted = not self._connected()
         self.master.drain(planned.drain_timeout_s)
-        self.master.run = None
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -302,6 +301,7 @@ class MasterSession:
         if run.log is not None:
             run.log.close(orjson.dumps(self._summary))
             self._summary["request_log"] |= {"requests": run.log.log.rows, "error": run.log.error}
+            self.master.dismiss(run)
         if prefix := self._environment.parsed_options.csv_prefix:
             write_tables(run, prefix)
         if planned.output_file is not None:

@@ -146,14 +146,19 @@ class _OpenAIUser(ArrivalUser):
         # text that is checked against a tokenizer takes milliseconds, in which the interpreter's lock is free
         self._slow_prompts = values.text("--tokenizer") is not None and self._prompts.form != "token_ids"
         allow_many()
-        self._reactor = Reactor(time.perf_counter)
-        self._client = Client(target, self._reactor, deadlines, self.headers())
+        reactor = Reactor(time.perf_counter)
+        try:
+            self._client = Client(target, reactor, deadlines, self.headers())
+        except BaseException:
+            reactor.close()
+            raise
+        self._reactor = reactor
         return {
             "model": model.name,
             "max_model_len": model.max_model_len,
             "digest": self._prompts.digest,
             "prompt_form": self._prompts.form,
-            "token_times": "received" if self._reactor.stamps else "read",
+            "token_times": "received" if reactor.stamps else "read",
             "inexact": self._prompts.inexact,
         }
 

@@ -41,6 +41,7 @@ class WorkerSession:
         for kind, listener in (
             (messages.BEGIN, self.worker.on_begin),
             (messages.LEASE, self.worker.on_lease),
+            (messages.END, self.worker.on_end),
             (messages.PONG, self.worker.on_pong),
         ):
             runner.register_message(kind, mailbox.listener(listener))

@@ -78,7 +78,7 @@ class Connection:
         self._pool = pool
         self._closed = self._keep_alive = False
         self.answered = False  # whether any byte of an answer has come
-        self.ended_s = 0.0  # when the end of the answer was read, or its deadline passed
+        self.ended_s = 0.0  # when the end of the answer came, or its deadline passed
         self._waiter: Waiter | None = None
         self._reader: StreamReader | None = None
         self._sender: tuple[Waiter, gevent.Greenlet] | None = None  # who is sending, for which exchange
@@ -138,7 +138,7 @@ class Connection:
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             self.ended_s = self._at_s
-            get_hub().loop.run_callback(self._wake, waiter, how)  # not now: other sockets are waiting for their stamp
+            get_hub().loop.run_callback(self._wake, waiter, how)  # not now: other sockets are to be read first
 
     def _wake(self, waiter: Waiter, how: str) -> None:
         sender = self._sender
@@ -206,7 +206,7 @@ class Connection:
             self._reader.headers(status, self._retry_after_s)
 
     def on_body(self, data: bytes) -> None:
-        """A piece of the body, read at `_at_s`."""
+        """A piece of the body, which came at `_at_s`."""
         self._head_bytes = 0
         reader = self._reader
         if reader is None:

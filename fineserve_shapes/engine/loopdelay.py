@@ -1,4 +1,4 @@
-"""Loop delay: how late this process wakes when it has asked to be woken, which every stamp it takes suffers from."""
+"""Loop delay: how late this process wakes when it has asked to be woken, by which all that it does may be late."""
 
 from __future__ import annotations
 

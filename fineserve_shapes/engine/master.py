@@ -71,6 +71,7 @@ class Master:
         run.book.stop()
         self._wait_for_last_reports(run, timeout_s)
         run.book.give_up()
+        self.run = None  # who still reports is too late: the account is closed
         if self._folder is not None:
             self._folder.kill()
             self._folder = None
@@ -78,6 +79,12 @@ class Master:
         run.begun.set()
         if self._loop_delay is not None:
             self._loop_delay.stop()
+
+    def dismiss(self, run: Run) -> None:
+        """Tell the workers that all that they said of a run is where it belongs."""
+        for worker in self._connected():
+            if worker in run.facts:
+                self._send(messages.END, {"run": run.id}, worker)
 
     def hurry(self) -> None:
         """A drain that goes on, or the next one, has no time: what is in flight is cancelled."""
@@ -175,12 +182,8 @@ class Master:
     def _fold(self, run: Run) -> None:
         """A little at a time: where this process sends as well, requests fall due and answers come in meanwhile."""
         while True:
-            try:
-                while run.fold():
-                    give_way()
-            except Exception:  # a mistake of ours must not end with figures that stand still
-                logger.exception("some measurements could not be taken in")
-                run.malformed += 1
+            while run.fold():
+                give_way()
             gevent.sleep(FOLD_EVERY_S)
 
     def _gather(self, run: Run) -> bool:

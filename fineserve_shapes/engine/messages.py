@@ -19,7 +19,9 @@ from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.protocol.openai import shorten
 
 PREFIX = "fineserve."
-LEASE, BEGIN, DRAIN, PONG, WARM_UP = (PREFIX + name for name in ("lease", "begin", "drain", "pong", "warm_up"))
+LEASE, BEGIN, DRAIN, END, PONG, WARM_UP = (
+    PREFIX + name for name in ("lease", "begin", "drain", "end", "pong", "warm_up")
+)
 HELLO, REPORT, PING, WARM = (PREFIX + name for name in ("hello", "report", "ping", "warm"))
 
 _ROW = np.dtype(

@@ -1,8 +1,10 @@
 """Receive stamps: when bytes reached this machine, by its kernel's word rather than by when a busy process came to read.
 
-What may live here: a non-blocking read of one TCP socket that tells the time of what it read. Linux stamps each segment as
-it comes (SO_TIMESTAMPNS; socket(7)), and hands out the stamp of the newest byte of a read. So a process that was busy for
-some milliseconds does not add them to the server's latency. Elsewhere, or without a stamp, it is the time of the read.
+What may live here: a non-blocking read of one TCP socket that tells the time of what it read. Linux stamps each
+segment as it comes (SO_TIMESTAMPNS; socket(7)), so a process that was busy for some milliseconds does not add them to
+the server's latency. Segments that wait together are one to the kernel, with the stamp of the newest: where the
+process was away for longer than the gap between two tokens of a stream, the first has the time of the second. The end
+of a connection has no stamp; there, on other systems, and where no stamp comes, it is the time of the read.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ def keep_stamping() -> socket.socket | None:
 
     It begins some milliseconds after the first wish, and stops with the last: what came before gets the time of its read.
     """
-    sock = _Socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock = _Socket(socket.AF_INET, socket.SOCK_DGRAM)
+    except OSError:
+        return None
     if _stamped(sock):
         return sock
     sock.close()

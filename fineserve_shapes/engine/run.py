@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import deque
@@ -26,6 +27,8 @@ from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.measure.totals import Totals
 from fineserve_shapes.workload.block import Block
+
+logger = logging.getLogger(__name__)
 
 ADVANCE_EVERY_S = 1.0
 MAX_AHEAD_S = 60.0  # of the master's clock: a worker that measures later than that is out of its mind
@@ -162,7 +165,11 @@ class Run:
         """
         if not self._unfolded:
             return False
-        self._unfolded.popleft()()
+        try:
+            self._unfolded.popleft()()
+        except Exception:  # figures must not stand still, nor a run end without its summary
+            logger.exception("some measurements could not be taken in")
+            self.malformed += 1
         return True
 
     def account_for_the_rest(self) -> None:

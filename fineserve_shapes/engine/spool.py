@@ -1,52 +1,64 @@
-"""Spool: what a worker told its master, kept on the worker's own disk until it is clear that the master has it."""
+"""Spool: the records that a worker sent to its master, on the worker's own disk until the master says that all is well."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
 import msgpack
+import zstandard
 
 logger = logging.getLogger(__name__)
 
+_KEPT = ("records", "errors", "token_times")
+_LEFT_OUT = {"sent": b"", "gaps": b"", "itl": []}  # in which a request log has no interest
+
 
 class Spool:
-    """Payloads of reports in the order in which they were made, in a file that vanishes with the process.
+    """What measurements say of single requests, in the order in which they were made.
 
-    A disk that fails ends the spool, not the run.
+    The file has no name and vanishes with the process. It lies in the working directory, where its rows will be written
+    if they are needed, and takes some 80 bytes a request. A disk that fails ends the spool, not the run.
     """
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
+        self._compressor = zstandard.ZstdCompressor(level=1)
         try:
-            self._file = tempfile.TemporaryFile(prefix="fineserve-")  # noqa: SIM115 - until `close`
+            self._file = tempfile.TemporaryFile(prefix="fineserve-", dir=".")  # noqa: SIM115 - until `close`
         except OSError as error:
             self._give_up(error)
 
-    def add(self, payload: Any) -> None:
-        """Keep one more: plain values, as in a message."""
-        if self._file is not None:
-            try:
-                self._file.write(msgpack.packb(payload))
-                self._file.flush()
-            except OSError as error:
-                self._give_up(error)
+    def add(self, payload: dict[str, Any]) -> None:
+        """Keep one more of what `Outbox.take` packed."""
+        if self._file is None or not payload["records"]:
+            return
+        packed = msgpack.packb({name: payload[name] for name in _KEPT if name in payload})
+        try:
+            self._file.write(msgpack.packb(self._compressor.compress(packed)))
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
 
-    def __iter__(self) -> Iterator[Any]:
-        """All that is kept. Nothing may be added after that."""
-        if self._file is not None:
-            self._file.seek(0)
-            yield from msgpack.Unpacker(self._file)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All that is kept, as `Measurements.unpack` takes it. Nothing may be added after that."""
+        if self._file is None:
+            return
+        self._file.seek(0)
+        for compressed in msgpack.Unpacker(self._file, max_buffer_size=0):
+            yield _LEFT_OUT | msgpack.unpackb(zstandard.decompress(compressed))
 
     def close(self) -> None:
         """Nobody needs it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what could not be written is tried once more
+                file.close()
 
     def _give_up(self, error: OSError) -> None:
+        self.close()
         logger.warning("if the master dies, this worker's records are lost: they cannot be kept on disk: %s",
                        error.strerror or error)  # fmt: skip
-        self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import platform
@@ -73,7 +74,7 @@ class Worker:
 
     send: hands a message to the master. local: master and worker are one process, so there is one clock and no fence.
     finished: called when a run has been drained, before the last report leaves. name: of this worker, for the file in
-    which it leaves what the master did not take. clock: of this process, seconds.
+    which it leaves its records if the master is gone. clock: of this process, seconds.
     """
 
     def __init__(
@@ -198,8 +199,12 @@ class Worker:
     def on_drain(self, data: Any) -> None:
         """Send nothing more, wait for what is in flight, and report all of it. Blocks as long."""
         if messages.data_field(data, "run", str) == self._run:
-            self._dismissed = True
             self._end_run(messages.data_field(data, "timeout_s", float))
+
+    def on_end(self, data: Any) -> None:
+        """The run is over, and all that is known of it is where it belongs."""
+        if messages.data_field(data, "run", str) == self._run:
+            self._dismissed = True
 
     def on_pong(self, data: Any) -> None:
         """The master's answer to a ping."""
@@ -313,24 +318,31 @@ class Worker:
         self._drained.set()
 
     def _end_spool(self) -> None:
-        """Where the master is gone, all that it was told is left in a file: nobody knows what it has kept."""
+        """Unless the master has said that all is written, what it was told is left in a file: it may be gone."""
         spool, self._spool = self._spool, None
         if spool is None:
             return
-        gone = self._now_s() - self._holder.seen_s > GONE_S and not self._dismissed
-        if gone or self._holder.unconfirmed:
-            path = Path(f"fineserve-{self._run}-{self._name}.jsonl")
+        with contextlib.closing(spool):
+            heard = self._now_s() - self._holder.seen_s < GONE_S
+            if not self._holder.unconfirmed and (self._dismissed or (self._leaving and heard)):
+                return
             try:
-                log = RequestLog(path, self._run or "", token_times=self._outbox.token_times,
-                                 warmup_s=self._outbox.warmup_s)  # fmt: skip
-                for payload in spool:
-                    log.write(Measurements.unpack(payload), self._name)
-                log.close()
-            except (OSError, InputError) as error:
-                logger.error("the master is gone, and this worker's records are lost: %s", error)
-            else:
-                logger.warning("the master is gone: the records of this worker's %d requests are in %s", log.rows, path)
-        spool.close()
+                self._leave_records(spool)
+            except Exception as error:  # the rest of the end must go on
+                logger.exception("the master is gone, and records of this worker are lost: %s", error)
+
+    def _leave_records(self, spool: Spool) -> None:
+        path = Path(f"fineserve-{self._run}-{self._name}.jsonl")
+        log: RequestLog | None = None
+        for payload in spool:
+            if log is None:
+                log = RequestLog(
+                    path, self._run or "", token_times=self._outbox.token_times, warmup_s=self._outbox.warmup_s
+                )
+            log.write(Measurements.unpack(payload), self._name)
+        if log is not None:
+            log.close()
+            logger.warning("the master is gone: the records of this worker's %d requests are in %s", log.rows, path)
 
 
 def machine() -> str:

@@ -16,6 +16,9 @@ from fineserve_shapes.measure.ledger import OK, OUTCOMES
 MAX_ERROR_KINDS = 200
 MAX_ERROR_CHARS = 400
 OTHER_ERRORS = "other errors"
+EARLIEST_S = -60.0
+"""Nothing is measured earlier than that before a run begins."""
+_MOMENTS = ("due_s", "sent_s", "first_token_s", "first_visible_s", "last_token_s", "end_s")
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -64,7 +67,8 @@ class Measurements:
             and all(np.isfinite(rows[name]).all() for name in ("due_s", "sent_s", "end_s"))
             and np.isfinite(sent["sent_s"]).all()
             and (np.isfinite(rows["held_s"]) & (rows["held_s"] >= 0)).all()
-            and not any(np.isinf(rows[name]).any() for name in ("first_token_s", "first_visible_s", "last_token_s"))
+            and not any((rows[name] < EARLIEST_S).any() or np.isinf(rows[name]).any() for name in _MOMENTS)
+            and (sent["sent_s"] >= EARLIEST_S).all()
             and (rows["chunks"] >= 0).all()
             and ((gaps["second"] >= 0) & (gaps["place"] < BUCKETS) & (gaps["count"] > 0)).all()
             and all(stream >= 0 for stream in itl)

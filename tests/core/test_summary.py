@@ -149,7 +149,8 @@ def test_a_thousand_messages_take_bounded_memory():
 
 
 @pytest.mark.parametrize(
-    "change", [{"outcome": 99}, {"stream": -1}, {"end_s": np.nan}, {"sent_s": np.inf}, {"chunks": -1}]
+    "change",
+    [{"outcome": 99}, {"stream": -1}, {"end_s": np.nan}, {"sent_s": np.inf}, {"chunks": -1}, {"first_token_s": -1e12}],
 )
 def test_a_message_that_holds_no_measurements_is_refused(change: dict[str, object]):
     outbox = Outbox()

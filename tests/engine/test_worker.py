@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import gevent
 import numpy as np
 import pytest
 
-from fineserve_shapes.engine import messages, spool, worker
+from fineserve_shapes.engine import messages, spool
 from fineserve_shapes.engine.leases import Lease, Row
 from fineserve_shapes.engine.worker import Worker
 from fineserve_shapes.measure.records import FloatArray, Records
@@ -81,9 +82,7 @@ def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("taken", ["nothing", "a part", "all, and then it fell silent"])
-def test_a_master_that_is_gone_leaves_all_records_with_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
-):
+def test_a_master_that_is_gone_leaves_all_records_with_the_worker(tmp_path: Path, taken: str):
     """Also those that it had taken: what it has on its disk is not known here."""
     wire = Wire(logged=True)
     wire.lease(ROWS[:2])
@@ -94,7 +93,6 @@ def test_a_master_that_is_gone_leaves_all_records_with_the_worker(
         wire.lease(ROWS[2:], number=1)
     gevent.sleep(0.5)
     if taken.startswith("all"):
-        monkeypatch.setattr(worker, "GONE_S", 0.1)
         wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
         gevent.sleep(0.3)
     wire.worker.stop()  # as when Locust gives the master up
@@ -119,10 +117,35 @@ def test_a_worker_that_leaves_waits_for_the_masters_last_word(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fails_ends_the_spool_and_not_the_run(monkeypatch: pytest.MonkeyPatch):
-    def full(**_: object) -> object:
-        raise OSError(28, "No space left on device")
+def refused(**_: object) -> IO[bytes]:
+    raise PermissionError(13, "Permission denied")
 
+
+def full(**_: object) -> IO[bytes]:
+    return open("/dev/full", "wb+")
+
+
+@pytest.mark.parametrize("disk", [refused, full])
+def test_a_disk_that_fails_ends_the_spool_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, disk: Callable[..., IO[bytes]]
+):
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", disk)
+    wire = Wire(logged=True)
+    wire.lease(ROWS)
+    gevent.sleep(0.5)
+    wire.worker.stop()
+    assert caplog.text.count("cannot be kept on disk") == 1
+
+
+def test_a_worker_that_was_asked_for_nothing_leaves_nothing(tmp_path: Path):
+    wire = Wire(logged=True)
+    wire.lease([])
+    gevent.sleep(0.3)
+    wire.worker.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_spool_loses_no_report(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(spool.tempfile, "TemporaryFile", full)
     wire = Wire(logged=True)
     wire.lease(ROWS)
@@ -137,8 +160,8 @@ def test_nothing_is_left_where_all_is_confirmed_or_no_log_is_wanted(tmp_path: Pa
     wire.lease(ROWS)
     gevent.sleep(0.5)
     if logged:
-        wire.worker.on_drain({"run": "abc", "timeout_s": 0.0})
         wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
+        wire.worker.on_end({"run": "abc"})
     wire.worker.stop()
     assert list(tmp_path.iterdir()) == []
 
