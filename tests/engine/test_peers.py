@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine import messages
+from fineserve_shapes.engine import master, messages
 from fineserve_shapes.engine.holder import LeaseHolder
 from fineserve_shapes.engine.master import Master
 from fineserve_shapes.engine.run import Run, Settings
@@ -131,6 +132,25 @@ def test_a_report_from_the_future_is_refused(site: Site) -> None:
     """It would put up the fence for ever."""
     site.send(a_report("this run") | {"at_s": 1e12})
     assert site.run.book.ledger["ok"] == 0
+
+
+def test_a_report_that_comes_when_the_account_is_closed_changes_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To close it takes a while, in which messages come: their rows stand in the log already, as lost."""
+    close = Run.account_for_the_rest
+
+    def hear_and_close(run: Run) -> None:
+        site.send(a_report("this run"))
+        close(run)
+
+    monkeypatch.setattr(Run, "account_for_the_rest", hear_and_close)
+    monkeypatch.setattr(master, "LAST_REPORTS_S", 0.2)
+    site.master._greenlet = gevent.spawn(lambda: None)
+    site.master.drain(0.0)
+    ledger = site.run.book.ledger
+    assert (ledger.open, ledger["ok"], ledger["timeout"], ledger["unknown"]) == (0, 0, 0, 10)
+    assert not site.run.fold()
 
 
 def test_nonsense_does_not_fill_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
