@@ -94,6 +94,10 @@ class UserPerformer:
             return failure(error, sent_s)
         return result or StreamResult("ok", None, sent_s, time.perf_counter())
 
+    def tokens_come(self) -> int | None:
+        """What the user knows."""
+        return None if self._user is None else self._user.tokens_come()
+
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
         """Show metrics of requests that ended as rows of their own."""
         ok = rows[rows["outcome"] == OK]

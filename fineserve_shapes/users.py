@@ -82,6 +82,10 @@ class ArrivalUser(User):
     def result(self, request: PlannedRequest, result: StreamResult) -> None:
         """Called with every result: for what is to be done with answers beside measuring them."""
 
+    def tokens_come(self) -> int | None:
+        """Output tokens that have come so far, those of answers that have not ended included; None: not known."""
+        return None
+
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
         """The type and name under which Locust shows the request. Few names: each is a row of its own, for ever."""
         return "OPEN", type(self).__name__
@@ -153,6 +157,8 @@ class _OpenAIUser(ArrivalUser):
             reactor.close()
             raise
         self._reactor = reactor
+        self._readers: set[StreamReader] = set()  # of answers that have not ended
+        self._tokens_read = 0  # of those that have
         return {
             "model": model.name,
             "max_model_len": model.max_model_len,
@@ -187,9 +193,19 @@ class _OpenAIUser(ArrivalUser):
         body = self.body(request)
 
         def attempt() -> StreamResult:
-            return self._client.post(self.api, body, StreamReader(request.output_tokens), {"X-Request-Id": request.id})
+            reader = StreamReader(request.output_tokens)
+            self._readers.add(reader)
+            try:
+                return self._client.post(self.api, body, reader, {"X-Request-Id": request.id})
+            finally:
+                self._readers.discard(reader)
+                self._tokens_read += reader.tokens
 
         return self._retry.perform(attempt)
+
+    def tokens_come(self) -> int:
+        """By the server's usage where every chunk has it, else counted."""
+        return self._tokens_read + sum(reader.tokens for reader in self._readers)
 
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
         """POST and the path."""

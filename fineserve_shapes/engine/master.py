@@ -125,6 +125,7 @@ class Master:
         offset_s = messages.data_field(data, "offset_s", float)
         uncertainty_s = messages.data_field(data, "uncertainty_s", float)
         delays_s = messages.unpack_delays(data)
+        tokens_come = messages.unpack_tokens_come(data)
         if worker not in run.facts:
             raise MessageError("it reports and has never said hello")
         if report.at_s > run.now_s + MAX_AHEAD_S:
@@ -133,6 +134,7 @@ class Master:
         run.streams_in_flight[worker] = in_flight
         process.in_flight = sum(in_flight.values())
         process.offset_s = offset_s
+        process.tokens_come = tokens_come
         process.loop_delay.record(delays_s)
         process.uncertainty_s = (
             uncertainty_s if process.uncertainty_s is None else max(process.uncertainty_s, uncertainty_s)

@@ -104,6 +104,14 @@ def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
     return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)
 
 
+def unpack_tokens_come(data: Any) -> int | None:
+    """Output tokens that have come to a worker in the run, if it knows."""
+    count: int | None = data_field(data, "tokens_come", (int, type(None)))
+    if count is not None and not 0 <= count < 2**63:
+        raise MessageError("the field 'tokens_come' of a message holds what is no count")
+    return count
+
+
 def unpack_in_flight(data: Any) -> dict[int, int]:
     """Requests in flight by stream."""
     pairs = data_field(data, "in_flight", list)

@@ -21,6 +21,7 @@ from fineserve_shapes.engine.prefetch import prefetched
 from fineserve_shapes.engine.slots import Slots
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
+from fineserve_shapes.measure.flow import Flow
 from fineserve_shapes.measure.outbox import Measurements
 from fineserve_shapes.measure.requestlog import RequestLog
 from fineserve_shapes.measure.slo import Slo
@@ -59,7 +60,7 @@ class Run:
     blocks: the plan; every iteration starts anew. planned: its rows, where that is known. local: the one worker is in
     this process. It cannot be cut off, and it keeps no fence: so it is never given up.
 
-    What the outside reads: `tally` (totals, series), `fidelity()`, `book.ledger`, `workers`, `in_flight`, `now_s`.
+    What the outside reads: `tally` (totals, series), `fidelity()`, `book.ledger`, `workers`, `in_flight`, `flow`, `now_s`.
     """
 
     def __init__(self, blocks: Iterable[Block], planned: int | None, settings: Settings, *, local: bool) -> None:
@@ -80,6 +81,7 @@ class Run:
         slots = None if settings.max_concurrency is None else Slots(settings.max_concurrency)
         self.book = LeaseBook(self._reading, planned, slots=slots, silence_s=silence_s)
         self.tally = Tally(settings.slo, settings.warmup_s)
+        self.flow = Flow()  # of output tokens
         self.workers: dict[str, Process] = {}
         self.streams_in_flight: dict[str, dict[int, int]] = {}
         self.master = Process()
@@ -142,6 +144,9 @@ class Run:
         if now_s > self._sampled_s:
             self.tally.series.sample(now_s, now_s - self._sampled_s, self.in_flight_by_stream())
             self._sampled_s = now_s
+            known = [worker.tokens_come for worker in self.workers.values() if worker.tokens_come is not None]
+            if known:
+                self.flow.note(now_s, sum(known))
         if self.end_s is None and now_s - self._advanced_s >= ADVANCE_EVERY_S:
             self._advanced_s = now_s
             self.tally.delivery.advance(now_s)

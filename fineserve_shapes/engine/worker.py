@@ -62,6 +62,9 @@ class Performer(Protocol):
     def warm_up(self, run: str, row: Row) -> StreamResult:
         """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
 
+    def tokens_come(self) -> int | None:
+        """Output tokens that have come since `open`, those of answers that have not ended included; None: not known."""
+
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
         """Requests that ended since the last call, and the gaps between their chunks, shape (n,), seconds."""
 
@@ -289,6 +292,7 @@ class Worker:
         facts = {
             "run": self._run,
             "in_flight": list(self._in_flight.items()),
+            "tokens_come": None if self._performer is None else self._performer.tokens_come(),
             "offset_s": self._clock.offset_s,
             "uncertainty_s": self._clock.uncertainty_s,
             "loop_delays": delays_s.tobytes(),

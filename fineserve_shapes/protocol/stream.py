@@ -137,6 +137,11 @@ class StreamReader:
         self._error: str | None = None
         self.hopeless = False  # reading on would change nothing and cost memory: the connection should be closed
 
+    @property
+    def tokens(self) -> int:
+        """Output tokens so far."""
+        return self._counted if self.output_tokens is None else self.output_tokens
+
     def headers(self, status: int, retry_after_s: float | None = None) -> None:
         """The status line and headers have come. retry_after_s: when the server wants to be asked again, if it says."""
         self.status = status

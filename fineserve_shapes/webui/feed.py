@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fineserve_shapes.measure.flow import Flow
 from fineserve_shapes.measure.ledger import Ledger, failed
 from fineserve_shapes.measure.tally import Tally
 
@@ -33,6 +34,7 @@ class Watched(Protocol):
 
     id: str
     tally: Tally
+    flow: Flow
     stopping: bool
 
     @property
@@ -139,7 +141,7 @@ class Feed:
         return "running" if run.now_s >= 0 else "starting"
 
     def _now(self, run: Watched, elapsed_s: float) -> dict[str, Any]:
-        """Figures of the moment. Tokens become known with the end of their answer: their rate is that of a while ago."""
+        """Figures of the moment. What becomes known with the end of an answer has the rate of a while ago."""
         e2e_s = run.tally.total.latencies["e2e_latency"].quantile(0.9) or 0.0
         settled_s = max(elapsed_s - (0.0 if self.over else e2e_s), min(elapsed_s, RATE_OVER_S))
         begin_s, end_s = (0.0, elapsed_s) if self.over else (max(settled_s - RATE_OVER_S, 0.0), settled_s)
@@ -148,6 +150,9 @@ class Feed:
         def rate(name: str) -> float:
             return run.tally.series.between(name, math.floor(begin_s), math.floor(begin_s) + over_s) / over_s
 
+        output_tps, output_over_s, output_ago_s = rate("output_tokens"), float(over_s), max(elapsed_s - end_s, 0.0)
+        if not self.over and run.flow.rate is not None:
+            output_tps, output_over_s, output_ago_s = run.flow.rate, run.flow.over_s, 0.0
         good = run.tally.total.good
         ledger = run.book.ledger
         ended = ledger.planned - ledger.open - run.tally.planned_in_warmup
@@ -156,7 +161,9 @@ class Feed:
             "rate_over_s": over_s,
             "rate_ago_s": max(elapsed_s - end_s, 0.0),
             "input_tokens_per_s": rate("input_tokens"),
-            "output_tokens_per_s": rate("output_tokens"),
+            "output_tokens_per_s": output_tps,
+            "output_over_s": output_over_s,
+            "output_ago_s": output_ago_s,
             "slo": None if run.tally.slo is None else run.tally.slo.as_dict(),
             "good_rps": good / (elapsed_s - run.tally.warmup_s) if elapsed_s > run.tally.warmup_s else None,
             "good_share": good / ended if ended > 0 else None,

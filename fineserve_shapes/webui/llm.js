@@ -157,15 +157,15 @@
 
   function showTiles() {
     const { now, fidelity, table, state } = known.told, ttft = table.total.ttft;
-    const ago = now.rate_ago_s >= 1 ? `mean of ${now.rate_over_s} s, ${number(Math.round(now.rate_ago_s))} s ago` : `mean of ${now.rate_over_s} s`;
+    const mean = (over_s, ago_s) => `mean of ${whole(Math.round(over_s))} s${ago_s >= 1 ? `, ${number(Math.round(ago_s))} s ago` : ""}`;
     const limits = Object.entries(now.slo || {}).map(([name, limit]) => `${name.replace("_ms", "")} ${number(limit)} ms`);
     const verdicts = { valid: "✓ valid", invalid: "✗ invalid" };
     const lag = fidelity.lag_p99_ms === null ? "nothing was sent yet"
       : `lag p99 ${number(fidelity.lag_p99_ms)} ms, limit ${number(fidelity.limits.max_lag_ms)} ms`;
     const tiles = [
       ["In flight", whole(now.in_flight), state === "over" ? "the run is over" : "requests"],
-      ["Output tokens/s", number(now.output_tokens_per_s), ago],
-      ["Input tokens/s", number(now.input_tokens_per_s), ago],
+      ["Output tokens/s", number(now.output_tokens_per_s), mean(now.output_over_s, now.output_ago_s)],
+      ["Input tokens/s", number(now.input_tokens_per_s), mean(now.rate_over_s, now.rate_ago_s)],
       ["TTFT p50", ttft.p50_ms === null ? "–" : `${number(ttft.p50_ms)} ms`, ttft.p99_ms === null ? "" : `p99 ${number(ttft.p99_ms)} ms`],
       now.slo === null ? ["Goodput", "–", "no SLO was set (--slo)"]
         : ["Goodput", now.good_share === null ? "–" : percent(now.good_share), `${number(now.good_rps)}/s met ${limits.join(", ")}`],

@@ -11,6 +11,7 @@ import pytest
 from measured import measurements, record
 
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
+from fineserve_shapes.measure.flow import Flow
 from fineserve_shapes.measure.ledger import Ledger
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
@@ -26,6 +27,7 @@ class FakeRun:
         self.tally = Tally(Slo.parse("ttft=500ms"))
         self.book = self
         self.ledger = Ledger()
+        self.flow = Flow()
         self.stopping = False
         self.now_s = now_s
 
@@ -68,6 +70,20 @@ def test_states_follow_the_run():
     states.append(feed.read()["state"])
     assert states == ["starting", "running", "stopping", "over"]
     assert feed.read()["now"]["in_flight"] == 0
+
+
+def test_tokens_are_seen_as_they_come_and_in_the_end_over_the_whole_run():
+    run = FakeRun(now_s=2.0)
+    feed = begun(run)
+    run.flow.note(0.0, 0)
+    run.flow.note(2.0, 100)  # of answers that have not ended
+    now = feed.read()["now"]
+    assert (now["output_tokens_per_s"], now["output_over_s"], now["output_ago_s"]) == (50.0, 2.0, 0.0)
+    run.take([record(0, output_tokens=100)])
+    run.now_s = 10.0
+    feed.finish()
+    now = feed.read()["now"]
+    assert (now["output_tokens_per_s"], now["output_over_s"]) == (pytest.approx(10.0), 10.0)
 
 
 def merge(series: dict[str, Any], told: dict[str, Any] | None) -> dict[str, Any]:

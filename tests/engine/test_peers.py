@@ -23,10 +23,10 @@ from fineserve_shapes.workload.block import Block
 
 LETTERS = st.text(max_size=5)
 FIELDS = st.sampled_from(
-    ["run", "start_s", "epoch", "seen_s", "batches", "number", "rows", "limit", "prefixes", "at_s", "leases", "late_s",
-     "leaving", "load", "done", "outcomes", "dropped", "epochs", "payload", "in_flight", "offset_s", "uncertainty_s",
-     "loop_delays", "sent_s", "master_s", "timeout_s", "warmup_s", "logged", "token_times", "error", "digest", "machine",
-     "ok", "requests", "records", "sent", "gaps", "itl", "errors"]
+    ["run", "start_s", "epoch", "seen_s", "batches", "number", "rows", "limit", "prefixes", "at_s", "leases",
+     "late_s", "leaving", "load", "done", "outcomes", "dropped", "epochs", "payload", "in_flight", "tokens_come",
+     "offset_s", "uncertainty_s", "loop_delays", "sent_s", "master_s", "timeout_s", "warmup_s", "logged",
+     "token_times", "error", "digest", "machine", "ok", "requests", "records", "sent", "gaps", "itl", "errors"]
 )  # fmt: skip
 PLAIN = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.binary(max_size=40) | LETTERS
@@ -54,7 +54,14 @@ def a_report(run: str) -> dict[str, Any]:
     outbox.sent(0, 0.1)
     taken = outbox.take()
     report = messages.pack_report(holder.report(0.2, None if taken is None else taken[2]))
-    return report | {"run": run, "in_flight": [[0, 2]], "offset_s": 0.0, "uncertainty_s": 0.0, "loop_delays": b""}
+    return report | {
+        "run": run,
+        "in_flight": [[0, 2]],
+        "tokens_come": 5,
+        "offset_s": 0.0,
+        "uncertainty_s": 0.0,
+        "loop_delays": b"",
+    }
 
 
 def changed(report: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
