@@ -157,6 +157,7 @@ class Worker:
         if self._performer is None or run == self._run or self._leaving:
             return
         self._end_run(timeout_s=0)
+        self._end_spool()
         self._run, self._start_s = run, messages.data_field(data, "start_s", float)
         self._draining = self._dismissed = False
         self._drained = Event()
@@ -333,7 +334,7 @@ class Worker:
             try:
                 self._leave_records(spool)
             except Exception as error:  # the rest of the end must go on
-                logger.exception("the master is gone, and records of this worker are lost: %s", error)
+                logger.exception("records of this worker that the master may not have are lost: %s", error)
 
     def _leave_records(self, spool: Spool) -> None:
         path = Path(f"fineserve-{self._run}-{self._name}.jsonl")
@@ -346,7 +347,8 @@ class Worker:
             log.write(Measurements.unpack(payload), self._name)
         if log is not None:
             log.close()
-            logger.warning("the master is gone: the records of this worker's %d requests are in %s", log.rows, path)
+            logger.warning("the master has not said that it has all of them: the records of this worker's %d requests are"
+                           " left in %s", log.rows, path)  # fmt: skip
 
 
 def machine() -> str:
