@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -94,9 +95,9 @@ class UserPerformer:
             return failure(error, sent_s)
         return result or StreamResult("ok", None, sent_s, time.perf_counter())
 
-    def tokens_come(self) -> int | None:
+    def tokens_come(self) -> Mapping[int, int]:
         """What the user knows."""
-        return None if self._user is None else self._user.tokens_come()
+        return {} if self._user is None else self._user.tokens_come()
 
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
         """Show metrics of requests that ended as rows of their own."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,9 +84,9 @@ class ArrivalUser(User):
     def result(self, request: PlannedRequest, result: StreamResult) -> None:
         """Called with every result: for what is to be done with answers beside measuring them."""
 
-    def tokens_come(self) -> int | None:
-        """Output tokens that have come so far, those of answers that have not ended included; None: not known."""
-        return None
+    def tokens_come(self) -> Mapping[int, int]:
+        """Output tokens that have come so far, by stream, of answers that have not ended as well. Empty: not known."""
+        return {}
 
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
         """The type and name under which Locust shows the request. Few names: each is a row of its own, for ever."""
@@ -157,8 +159,8 @@ class _OpenAIUser(ArrivalUser):
             reactor.close()
             raise
         self._reactor = reactor
-        self._readers: set[StreamReader] = set()  # of answers that have not ended
-        self._tokens_read = 0  # of those that have
+        self._readers: dict[StreamReader, int] = {}  # of answers that have not ended, with their streams
+        self._tokens_read: Counter[int] = Counter()  # of those that have, by stream
         return {
             "model": model.name,
             "max_model_len": model.max_model_len,
@@ -194,18 +196,21 @@ class _OpenAIUser(ArrivalUser):
 
         def attempt() -> StreamResult:
             reader = StreamReader(request.output_tokens)
-            self._readers.add(reader)
+            self._readers[reader] = request.stream
             try:
                 return self._client.post(self.api, body, reader, {"X-Request-Id": request.id})
             finally:
-                self._readers.discard(reader)
-                self._tokens_read += reader.tokens
+                del self._readers[reader]
+                self._tokens_read[request.stream] += reader.tokens
 
         return self._retry.perform(attempt)
 
-    def tokens_come(self) -> int:
+    def tokens_come(self) -> Mapping[int, int]:
         """By the server's usage where every chunk has it, else counted."""
-        return self._tokens_read + sum(reader.tokens for reader in self._readers)
+        come = self._tokens_read.copy()
+        for reader, stream in self._readers.items():
+            come[stream] += reader.tokens
+        return come
 
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
         """POST and the path."""

@@ -121,11 +121,11 @@ class Master:
         run = self.run
         if messages.data_field(data, "run", str) != (run and run.id) or run is None:
             return
-        report, in_flight = messages.unpack_report(data), messages.unpack_in_flight(data)
+        report, in_flight = messages.unpack_report(data), messages.unpack_counts(data, "in_flight")
         offset_s = messages.data_field(data, "offset_s", float)
         uncertainty_s = messages.data_field(data, "uncertainty_s", float)
         delays_s = messages.unpack_delays(data)
-        tokens_come = messages.unpack_tokens_come(data)
+        tokens_come = messages.unpack_counts(data, "tokens_come")
         if worker not in run.facts:
             raise MessageError("it reports and has never said hello")
         if report.at_s > run.now_s + MAX_AHEAD_S:

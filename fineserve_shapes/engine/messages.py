@@ -36,6 +36,7 @@ _ROW = np.dtype(
 
 
 _PLAIN = (str, int, float, bool, type(None))
+_COUNTLESS = 2**53
 _MANY = 2**31
 
 
@@ -104,23 +105,15 @@ def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
     return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)
 
 
-def unpack_tokens_come(data: Any) -> int | None:
-    """Output tokens that have come to a worker in the run, if it knows."""
-    count: int | None = data_field(data, "tokens_come", (int, type(None)))
-    if count is not None and not 0 <= count < 2**63:
-        raise MessageError("the field 'tokens_come' of a message holds what is no count")
-    return count
-
-
-def unpack_in_flight(data: Any) -> dict[int, int]:
-    """Requests in flight by stream."""
-    pairs = data_field(data, "in_flight", list)
+def unpack_counts(data: Any, name: str) -> dict[int, int]:
+    """Counts by stream: requests in flight, tokens that have come."""
+    pairs = data_field(data, name, list)
     try:
         found = {int(stream): int(count) for stream, count in pairs}
     except (TypeError, ValueError):
-        raise MessageError("the field 'in_flight' of a message is no list of pairs") from None
-    if any(not 0 <= stream < 2**15 or not 0 <= count < 2**31 for stream, count in found.items()):
-        raise MessageError("the field 'in_flight' of a message holds what is no count")
+        raise MessageError(f"the field {name!r} of a message is no list of pairs") from None
+    if any(not 0 <= stream < 2**15 or not 0 <= count < _COUNTLESS for stream, count in found.items()):
+        raise MessageError(f"the field {name!r} of a message holds what is no count")
     return found
 
 

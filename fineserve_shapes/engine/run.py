@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +82,7 @@ class Run:
         self.book = LeaseBook(self._reading, planned, slots=slots, silence_s=silence_s)
         self.tally = Tally(settings.slo, settings.warmup_s)
         self.flow = Flow()  # of output tokens
+        self._come: Counter[int] = Counter()  # output tokens by stream, as of the last look
         self.workers: dict[str, Process] = {}
         self.streams_in_flight: dict[str, dict[int, int]] = {}
         self.master = Process()
@@ -144,12 +145,19 @@ class Run:
         if now_s > self._sampled_s:
             self.tally.series.sample(now_s, now_s - self._sampled_s, self.in_flight_by_stream())
             self._sampled_s = now_s
-            known = [worker.tokens_come for worker in self.workers.values() if worker.tokens_come is not None]
-            if known:
-                self.flow.note(now_s, sum(known))
+            self._count_tokens(now_s)
         if self.end_s is None and now_s - self._advanced_s >= ADVANCE_EVERY_S:
             self._advanced_s = now_s
             self.tally.delivery.advance(now_s)
+
+    def _count_tokens(self, now_s: float) -> None:
+        come: Counter[int] = Counter()
+        for process in self.workers.values():
+            come.update(process.tokens_come)
+        if come:
+            self.flow.note(now_s, come.total())
+            self.tally.series.come(now_s, come - self._come)
+            self._come = come
 
     def measured(self, worker: str, payload: Any) -> None:
         """A worker's measurements, as they came: `fold` will take them. Raises ValueError, KeyError or TypeError for

@@ -8,7 +8,7 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,8 +62,11 @@ class Performer(Protocol):
     def warm_up(self, run: str, row: Row) -> StreamResult:
         """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
 
-    def tokens_come(self) -> int | None:
-        """Output tokens that have come since `open`, those of answers that have not ended included; None: not known."""
+    def tokens_come(self) -> Mapping[int, int]:
+        """Output tokens that have come since `open`, by stream, those of answers that have not ended included.
+
+        Empty where that is not known.
+        """
 
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
         """Requests that ended since the last call, and the gaps between their chunks, shape (n,), seconds."""
@@ -293,7 +296,7 @@ class Worker:
         facts = {
             "run": self._run,
             "in_flight": list(self._in_flight.items()),
-            "tokens_come": None if self._performer is None else self._performer.tokens_come(),
+            "tokens_come": [] if self._performer is None else list(self._performer.tokens_come().items()),
             "offset_s": self._clock.offset_s,
             "uncertainty_s": self._clock.uncertainty_s,
             "loop_delays": delays_s.tobytes(),

@@ -37,11 +37,11 @@ class Process:
     """A process as the master knows it: requests in flight, its clock and its loop's delay.
 
     offset_s: the master's clock less this process's. uncertainty_s: how far off that was at most, the worst of the run.
-    tokens_come: output tokens that have come to it, of answers that have not ended as well; None where it cannot tell.
+    tokens_come: output tokens that have come to it by stream, of answers that have not ended as well, if it can tell.
     """
 
     in_flight: int = 0
-    tokens_come: int | None = None
+    tokens_come: dict[int, int] = field(default_factory=dict)
     offset_s: float | None = None
     uncertainty_s: float | None = None
     loop_delay: Histogram = field(default_factory=Histogram)

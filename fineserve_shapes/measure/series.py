@@ -24,7 +24,7 @@ from fineserve_shapes.measure.slo import Slo
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-COUNTS = ("planned", "sent", *OUTCOMES, "good", "input_tokens", "output_tokens", "in_flight")
+COUNTS = ("planned", "sent", *OUTCOMES, "good", "input_tokens", "output_tokens", "tokens_come", "in_flight")
 QUANTITIES = ("ttft", "ttft_from_due", "tpot", "itl", "e2e_latency", "lag")
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -64,11 +64,12 @@ class Series:
     """Counts and latencies of a run over its time, in total and by stream.
 
     Every figure belongs to the second in which it came about: `planned` to that of due, `sent` and lag to that of
-    sending (`sent` by the worker's word when the request leaves, before its record), TTFT and the input tokens to that
-    of the first token, TPOT to that of the last, E2E and the outcome to that of the end, each ITL gap to that in which
-    it ended. `unsent` and `unknown` belong to the second of due. Output tokens are spread evenly from the first token to
-    the last, as whole tokens. `in_flight` is the mean over the slot. Tokens, `good` and latencies are those of answers
-    that ended `ok`.
+    sending (`sent` by the worker's word when the request leaves, before its record), TTFT and the input tokens to
+    that of the first token, TPOT to that of the last, E2E and the outcome to that of the end, each ITL gap to that in
+    which it ended. `unsent` and `unknown` belong to the second of due. Output tokens are spread evenly from the first
+    token to the last, as whole tokens. `tokens_come` are those that came in that second, of any answer, by the
+    workers' word at once: what output tokens will be, while their answers go on. `in_flight` is the mean over the
+    slot. Tokens, `good` and latencies are those of answers that ended `ok`.
 
     Memory: the last 20 minutes stand in slots of 1 s, the last 75 in 10 s, the last 6 hours in 60 s, the last 36 in
     600 s, all before in an hour; a slot keeps only what is not zero. Quantiles are within the histogram's relative error
@@ -97,6 +98,13 @@ class Series:
         for stream, count in in_flight.items():
             if count:
                 self._put("in_flight", np.array([at_s]), np.array([stream]), sums=count * lasting_s)
+        self._file()
+
+    def come(self, at_s: float, tokens: Mapping[int, int]) -> None:
+        """So many output tokens have just come, by stream, of whatever answers."""
+        for stream, count in tokens.items():
+            if count:
+                self._put("tokens_come", np.array([at_s]), np.array([stream]), sums=float(count))
         self._file()
 
     def lose(self, outcome: str, streams: IntArray, due_s: FloatArray) -> None:

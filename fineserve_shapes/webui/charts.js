@@ -33,7 +33,7 @@ const FineserveCharts = (() => {
     const [MAIN, WIDE] = dark ? [SKY, BLUE] : [BLUE, SKY];  // the dark blue is hard to see on black
     if (!axis.start_s.length) return [];  // Plotly stumbles over an axis of empty columns
     const at = axis.start_s.map((start, i) => (start + axis.width_s[i] / 2) / unit.seconds);
-    const rate = (name) => columns[name].map((count, i) => count / axis.width_s[i]);
+    const rate = (name) => columns[name].map((count, i) => (count === null ? null : count / axis.width_s[i]));
     const quantiles = (name) => QUANTILES.map(([key, label, colour, dash]) => line(label, at, columns[name][key], colour || MAIN, dash));
     const charts = [
       { id: "rate", title: "Load asked for and delivered", unit: "requests/s", traces: [

@@ -223,6 +223,19 @@
     return { axis: cut(axis), columns: columns && cut(columns) };
   }
 
+  /* While answers go on, their tokens are those that have come; what only their end tells is left out. */
+  function live(axis, columns) {
+    const { state, elapsed_s, table } = known.told;
+    if (state === "over") return columns;
+    const e2e_ms = table.total.e2e_latency.p99_ms, known_s = e2e_ms === null ? 0 : elapsed_s - e2e_ms / 1000;
+    const told = (column) => column.map((count, i) => (axis.start_s[i] + axis.width_s[i] <= known_s ? count : null));
+    return {
+      ...columns,
+      input_tokens: told(columns.input_tokens),
+      output_tokens: columns.tokens_come.some((count) => count) ? columns.tokens_come : told(columns.output_tokens),
+    };
+  }
+
   async function drawCharts() {
     if (!shown() || !known.told) return;
     await loadPlotly();
@@ -239,7 +252,7 @@
     look.range = (zoom_s || [window_s ? Math.max(end_s - window_s, 0) : 0, end_s]).map((at_s) => at_s / unit_s);
     look.ranged = draws += 1;  // the range is ours to set, each time; what else a reader has changed stays
     const server = stream === "total" ? known.server : null;
-    const charts = FineserveCharts.overTime(axis, columns, server, known.told.fidelity.limits, unit, look.dark);
+    const charts = FineserveCharts.overTime(axis, live(axis, columns), server, known.told.fidelity.limits, unit, look.dark);
     const wanted = new Set(charts.map((chart) => chart.id));
     for (const figure of [...parts.charts.children]) if (!wanted.has(figure.dataset.chart)) figure.remove();
     const plots = charts.map(figureOf);  // all of them first: the page's columns must stand before anything is measured

@@ -115,6 +115,17 @@ def test_tokens_add_up_however_they_are_spread(seed: int, requests: int, span_s:
     assert (tokens >= 0).all()
 
 
+def test_tokens_are_counted_as_they_come():
+    series = Series()
+    series.come(0.4, {0: 7, 3: 2})
+    series.come(0.9, {0: 1})
+    series.come(1.2, {0: 5, 3: 0})
+    found = series.as_dict()
+    assert found["total"]["tokens_come"] == [10, 5]
+    assert found["streams"]["3"]["tokens_come"] == [2, 0]
+    assert found["total"]["output_tokens"] == [0, 0]
+
+
 def test_in_flight_is_a_mean_over_the_slot():
     series = Series()
     for step in range(20):

@@ -57,7 +57,7 @@ def a_report(run: str) -> dict[str, Any]:
     return report | {
         "run": run,
         "in_flight": [[0, 2]],
-        "tokens_come": 5,
+        "tokens_come": [[0, 5]],
         "offset_s": 0.0,
         "uncertainty_s": 0.0,
         "loop_delays": b"",
