@@ -19,6 +19,7 @@ from gevent import monkey
 _Socket: type[socket.socket] = monkey.get_original("socket", "socket")
 _SO_TIMESTAMPNS = 35  # Linux's, on all but a few old architectures; Python has no name for it
 _STAMP = struct.Struct("@ll")  # seconds and nanoseconds of the wall clock
+_AT_ONCE_S = 2e-5
 _SPACE = socket.CMSG_SPACE(_STAMP.size) if hasattr(socket, "CMSG_SPACE") else 0
 
 _now_s = time.perf_counter
@@ -46,10 +47,22 @@ class StampedSocket:
             at_s = _now_s()
             if ancillary and len(stamp := ancillary[0][2]) == _STAMP.size:
                 second, nanosecond = _STAMP.unpack(stamp)
-                age_s = (_wall_ns() - second * 1_000_000_000 - nanosecond) * 1e-9
+                wall_ns, at_s = _both_clocks()
+                age_s = (wall_ns - second * 1_000_000_000 - nanosecond) * 1e-9
                 at_s = max(at_s - max(age_s, 0.0), self.since_s)
         self.since_s = at_s
         return data, at_s
+
+
+def _both_clocks() -> tuple[int, float]:
+    """The wall clock (ns) and perf_counter (s) some microseconds later at most: a pause may lie between two readings."""
+    for _ in range(3):
+        before_s = _now_s()
+        wall_ns = _wall_ns()
+        now_s = _now_s()
+        if now_s - before_s < _AT_ONCE_S:
+            break
+    return wall_ns, now_s
 
 
 def keep_stamping() -> socket.socket | None:

@@ -790,7 +790,7 @@ def test_tokens_are_stamped_when_they_come(lab: Lab) -> None:
 
     result = post(lab.client(lab.serve(handle).url), asked=5)
     errors_s = [read_s - sent_s for read_s, sent_s in zip(result.chunk_times_s, written_s[:5], strict=True)]
-    assert min(errors_s) >= 0
+    assert min(errors_s) > -1e-4
     assert max(errors_s) < SCHEDULING_S
     assert result.first_token_s == result.chunk_times_s[0]
     assert result.last_token_s == result.chunk_times_s[-1]
@@ -815,7 +815,7 @@ def test_a_client_that_is_busy_elsewhere_does_not_add_to_the_servers_latency(lab
     gevent.sleep(0.05)  # the kernel begins to stamp
     result = post(client, asked=3)
     errors_s = [came_s - sent_s for came_s, sent_s in zip(result.chunk_times_s, written_s[:3], strict=True)]
-    assert min(errors_s) >= 0
+    assert min(errors_s) > -1e-4
     assert max(errors_s) < SCHEDULING_S
 
 
