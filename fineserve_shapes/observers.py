@@ -96,14 +96,15 @@ class Observers:
                 logger.exception("making the report %s failed", out)
             else:
                 logger.info("the report is in %s", out)
-        if self._scratch is not None:
-            self._scratch.cleanup()
-            self._scratch = None
+        self._discard_scratch()
 
     def close(self) -> None:
         """The process ends."""
         if self._endpoint is not None:
             self._endpoint.close()
+        self._discard_scratch()
+
+    def _discard_scratch(self) -> None:
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None

@@ -125,7 +125,7 @@ class Master:
         offset_s = messages.data_field(data, "offset_s", float)
         uncertainty_s = messages.data_field(data, "uncertainty_s", float)
         delays_s = messages.unpack_delays(data)
-        tokens_come = messages.unpack_counts(data, "tokens_come")
+        tokens_come = messages.unpack_counts(data, "tokens_come", messages.TOKENS)
         if worker not in run.facts:
             raise MessageError("it reports and has never said hello")
         if report.at_s > run.now_s + MAX_AHEAD_S:

@@ -36,8 +36,9 @@ _ROW = np.dtype(
 
 
 _PLAIN = (str, int, float, bool, type(None))
-_COUNTLESS = 2**53
 _MANY = 2**31
+TOKENS = 2**53
+"""More tokens than that no run has."""
 
 
 class MessageError(ValueError):
@@ -105,14 +106,14 @@ def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
     return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)
 
 
-def unpack_counts(data: Any, name: str) -> dict[int, int]:
-    """Counts by stream: requests in flight, tokens that have come."""
+def unpack_counts(data: Any, name: str, limit: int = _MANY) -> dict[int, int]:
+    """Counts by stream, each below a limit: requests in flight, tokens that have come."""
     pairs = data_field(data, name, list)
     try:
         found = {int(stream): int(count) for stream, count in pairs}
     except (TypeError, ValueError):
         raise MessageError(f"the field {name!r} of a message is no list of pairs") from None
-    if any(not 0 <= stream < 2**15 or not 0 <= count < _COUNTLESS for stream, count in found.items()):
+    if any(not 0 <= stream < 2**15 or not 0 <= count < limit for stream, count in found.items()):
         raise MessageError(f"the field {name!r} of a message holds what is no count")
     return found
 

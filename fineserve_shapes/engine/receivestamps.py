@@ -41,17 +41,17 @@ class StampedSocket:
         """Bytes that are there and when the newest of them came; b"" at the end; BlockingIOError where there are none."""
         if self._recvmsg is None:
             data = self._socket.recv(size)
-            at_s = _now_s()
+            self.since_s = _now_s()
+            return data, self.since_s
+        data, ancillary, _, _ = self._recvmsg(size, _SPACE)
+        if ancillary and len(stamp := ancillary[0][2]) == _STAMP.size:
+            second, nanosecond = _STAMP.unpack(stamp)
+            wall_ns, now_s = _both_clocks()
+            age_s = (wall_ns - second * 1_000_000_000 - nanosecond) * 1e-9
+            self.since_s = max(now_s - max(age_s, 0.0), self.since_s)
         else:
-            data, ancillary, _, _ = self._recvmsg(size, _SPACE)
-            at_s = _now_s()
-            if ancillary and len(stamp := ancillary[0][2]) == _STAMP.size:
-                second, nanosecond = _STAMP.unpack(stamp)
-                wall_ns, at_s = _both_clocks()
-                age_s = (wall_ns - second * 1_000_000_000 - nanosecond) * 1e-9
-                at_s = max(at_s - max(age_s, 0.0), self.since_s)
-        self.since_s = at_s
-        return data, at_s
+            self.since_s = _now_s()
+        return data, self.since_s
 
 
 def _both_clocks() -> tuple[int, float]:

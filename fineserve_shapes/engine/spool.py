@@ -6,10 +6,14 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import msgpack
 import zstandard
+
+from fineserve_shapes.measure.outbox import Measurements, Outbox
+from fineserve_shapes.measure.requestlog import RequestLog
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +26,12 @@ class Spool:
 
     The file has no name and vanishes with the process. It lies in the working directory, where its rows will be written
     if they are needed, and takes some 80 bytes a request. A disk that fails ends the spool, not the run.
+
+    outbox: where the payloads come from, which knows whether they hold the times of tokens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: str, worker: str, outbox: Outbox) -> None:
+        self._run, self._worker, self._outbox = run, worker, outbox
         self._file: IO[bytes] | None = None
         self._compressor = zstandard.ZstdCompressor(level=1)
         try:
@@ -43,13 +50,33 @@ class Spool:
         except OSError as error:
             self._give_up(error)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """All that is kept, as `Measurements.unpack` takes it. Nothing may be added after that."""
+    def _payloads(self) -> Iterator[dict[str, Any]]:
+        """All that is kept, as `Measurements.unpack` takes it."""
         if self._file is None:
             return
         self._file.seek(0)
         for compressed in msgpack.Unpacker(self._file, max_buffer_size=0):
             yield _LEFT_OUT | msgpack.unpackb(zstandard.decompress(compressed))
+
+    def leave(self) -> None:
+        """Write all of it as a request log, `fineserve-<run>-<worker>.jsonl`; never raises. Nothing may be added after."""
+        try:
+            self._write()
+        except Exception as error:  # the rest of the worker's end must go on
+            logger.exception("records of this worker that the master may not have are lost: %s", error)
+
+    def _write(self) -> None:
+        path = Path(f"fineserve-{self._run}-{self._worker}.jsonl")
+        log: RequestLog | None = None
+        for payload in self._payloads():
+            if log is None:
+                outbox = self._outbox
+                log = RequestLog(path, self._run, token_times=outbox.token_times, warmup_s=outbox.warmup_s)
+            log.write(Measurements.unpack(payload), self._worker)
+        if log is not None:
+            log.close()
+            logger.warning("the master has not said that it has all of them: the records of this worker's %d requests are"
+                           " left in %s", log.rows, path)  # fmt: skip
 
     def close(self) -> None:
         """Nobody needs it."""

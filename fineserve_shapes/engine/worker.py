@@ -27,9 +27,8 @@ from fineserve_shapes.engine.spool import Spool
 from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.outbox import Measurements, Outbox
+from fineserve_shapes.measure.outbox import Outbox
 from fineserve_shapes.measure.records import FloatArray, Records
-from fineserve_shapes.measure.requestlog import RequestLog
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.stream import StreamResult
 
@@ -168,7 +167,8 @@ class Worker:
         self._outbox = Outbox(
             messages.data_field(data, "warmup_s", float), bool(messages.data_field(data, "token_times", int))
         )
-        self._spool = Spool() if messages.data_field(data, "logged", int) and not self._local else None
+        if messages.data_field(data, "logged", int) and not self._local:
+            self._spool = Spool(run, self._name, self._outbox)
         self._in_flight = Counter()
         if self._loop_delay is not None:
             self._loop_delay.take()  # getting ready is no part of the run
@@ -334,24 +334,7 @@ class Worker:
             heard = self._now_s() - self._holder.seen_s < GONE_S
             if not self._holder.unconfirmed and (self._dismissed or (self._leaving and heard)):
                 return
-            try:
-                self._leave_records(spool)
-            except Exception as error:  # the rest of the end must go on
-                logger.exception("records of this worker that the master may not have are lost: %s", error)
-
-    def _leave_records(self, spool: Spool) -> None:
-        path = Path(f"fineserve-{self._run}-{self._name}.jsonl")
-        log: RequestLog | None = None
-        for payload in spool:
-            if log is None:
-                log = RequestLog(
-                    path, self._run or "", token_times=self._outbox.token_times, warmup_s=self._outbox.warmup_s
-                )
-            log.write(Measurements.unpack(payload), self._name)
-        if log is not None:
-            log.close()
-            logger.warning("the master has not said that it has all of them: the records of this worker's %d requests are"
-                           " left in %s", log.rows, path)  # fmt: skip
+            spool.leave()
 
 
 def machine() -> str:

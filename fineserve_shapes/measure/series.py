@@ -95,17 +95,11 @@ class Series:
 
     def sample(self, at_s: float, lasting_s: float, in_flight: Mapping[int, int]) -> None:
         """So many requests are in flight, by stream, for so long up to now."""
-        for stream, count in in_flight.items():
-            if count:
-                self._put("in_flight", np.array([at_s]), np.array([stream]), sums=count * lasting_s)
-        self._file()
+        self._put_by_stream("in_flight", at_s, in_flight, lasting_s)
 
     def come(self, at_s: float, tokens: Mapping[int, int]) -> None:
         """So many output tokens have just come, by stream, of whatever answers."""
-        for stream, count in tokens.items():
-            if count:
-                self._put("tokens_come", np.array([at_s]), np.array([stream]), sums=float(count))
-        self._file()
+        self._put_by_stream("tokens_come", at_s, tokens)
 
     def lose(self, outcome: str, streams: IntArray, due_s: FloatArray) -> None:
         """Rows that ended without a record: unsent or unknown."""
@@ -156,6 +150,12 @@ class Series:
     def _durations(self, name: str, rows: records.Records, at_s: FloatArray, values_s: FloatArray) -> None:
         known = ~np.isnan(values_s)
         self._put(name, at_s[known], rows["stream"][known], places(values_s[known]))
+
+    def _put_by_stream(self, name: str, at_s: float, counts: Mapping[int, int], each: float = 1.0) -> None:
+        for stream, count in counts.items():
+            if count:
+                self._put(name, np.array([at_s]), np.array([stream]), sums=count * each)
+        self._file()
 
     def _put(
         self,

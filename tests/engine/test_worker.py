@@ -190,8 +190,15 @@ def test_the_warm_up_is_sent_before_the_run_and_reported():
     assert said == [{"run": "next", "requests": 3, "ok": 2, "error": "slow"}]
 
 
-@pytest.mark.parametrize("counts", [None, 3, [[0]], [[0, -1]], [[40_000, 1]], [[0, 2**53]], ["ab"]])
+@pytest.mark.parametrize("counts", [None, 3, [[0]], [[0, -1]], [[40_000, 1]], [[0, 2**31]], [[0, 2**53]], ["ab"]])
 @pytest.mark.parametrize("name", ["in_flight", "tokens_come"])
 def test_what_are_no_counts_by_stream_is_refused(name: str, counts: object):
     with pytest.raises(messages.MessageError, match=name):
         messages.unpack_counts({name: counts}, name)
+
+
+def test_a_run_may_have_more_tokens_than_a_worker_has_requests():
+    counts = {"tokens_come": [[0, 2**40]]}
+    assert messages.unpack_counts(counts, "tokens_come", messages.TOKENS) == {0: 2**40}
+    with pytest.raises(messages.MessageError, match="tokens_come"):
+        messages.unpack_counts({"tokens_come": [[0, 2**53]]}, "tokens_come", messages.TOKENS)
