@@ -26,7 +26,8 @@ from fineserve_shapes.engine.retry import Retry429
 from fineserve_shapes.engine.transport import Target
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Values
-from fineserve_shapes.protocol.openai import Api, BodyTemplate, body_fields, shorten
+from fineserve_shapes.protocol.openai import shorten
+from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 from fineserve_shapes.workload.prompts import Form, Prompt, PromptSource, open_prompts
 from fineserve_shapes.workload.tokenids import VOCAB_SIZE
