@@ -28,7 +28,7 @@ from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import machine
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.interrupts import interrupt_main, on_signals
-from fineserve_shapes.measure.ledger import failed
+from fineserve_shapes.measure.ledger import ASIDE, done, failed
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.observers import Observers
 from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values, settings
@@ -286,10 +286,9 @@ class MasterSession:
                 return
         elif run.book.ledger["unknown"] or (deserted and run.book.ledger["unsent"]):
             self._environment.process_exit_code = EXIT_FAILED
-        elif self._environment.process_exit_code is None and not failed(run.book.ledger):
-            self._environment.process_exit_code = (
-                0  # what we cancelled ourselves is no failure, though Locust counts it
-            )
+        elif failed(run.book.ledger) and self._environment.process_exit_code is None:
+            # by the ledger: a worker's statistics may have been lost on their way to Locust's
+            self._environment.process_exit_code = self._environment.parsed_options.exit_code_on_error
         about = {"mode": self._shape.mode, "host": self._environment.host, "simulator": self._simulator is not None}
         self._summary = summary_of(run, planned.plan, planned.values, about)
         self._observers.finish(self._summary)
@@ -329,10 +328,9 @@ def _progress(run: Run, plan: Plan) -> str | None:
         return None
     ledger, ttft = run.book.ledger, run.totals.latencies["ttft"]
     since_s = max(now_s - RATE_OVER_S, 0.0)
-    ended = ledger.planned - ledger.open
     return Progress(
         elapsed_s=now_s,
-        done=ended,
+        done=done(ledger),
         planned=plan.requests,
         rate_rps=run.tally.series.between("sent", since_s, now_s) / max(now_s - since_s, 1.0),
         in_flight=run.in_flight,
@@ -340,6 +338,7 @@ def _progress(run: Run, plan: Plan) -> str | None:
         ttft_p50_s=ttft.quantile(0.5),
         ttft_p99_s=ttft.quantile(0.99),
         end_s=plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
+        aside={outcome: ledger[outcome] for outcome in ASIDE if ledger[outcome]},
     ).line()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import Histogram
-from fineserve_shapes.measure.ledger import OK, OUTCOMES
+from fineserve_shapes.measure.ledger import FAILURES, OK, OUTCOMES
 from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.slo import Slo
 
@@ -82,8 +82,10 @@ class Totals:
         self.asked_output_tokens += int(ok["asked_output"].sum())
 
     def add_errors(self, errors: Errors) -> None:
-        """Fold in counts by (outcome, text); beyond some hundred kinds they go under one heading."""
+        """Fold in counts by (outcome, text), those of failures; beyond some hundred kinds they go under one heading."""
         for error, count in errors.items():
+            if error[0] not in FAILURES:
+                continue
             known = error in self.errors or len(self.errors) < MAX_ERROR_KINDS
             self.errors[error if known else (error[0], OTHER_ERRORS)] += count
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fineserve_shapes.measure.flow import Flow
-from fineserve_shapes.measure.ledger import Ledger, failed
+from fineserve_shapes.measure.ledger import Ledger, done, failed
 from fineserve_shapes.measure.tally import Tally
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Feed:
             "elapsed_s": elapsed_s,
             "now": self._now(run, elapsed_s),
             "table": run.tally.table(),
-            "ledger": {**ledger.as_dict(), "open": ledger.open, "failed": failed(ledger)},
+            "ledger": {**ledger.as_dict(), "open": ledger.open, "done": done(ledger), "failed": failed(ledger)},
             "errors": [
                 {"outcome": outcome, "error": clipped(text), "requests": count}
                 for (outcome, text), count in total.errors.most_common(MAX_ERRORS)
