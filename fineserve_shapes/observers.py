@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.options import Values
+from fineserve_shapes.results import About
 from fineserve_shapes.webui import pages
 from fineserve_shapes.webui.endpoint import Endpoint
 from fineserve_shapes.webui.feed import Feed
@@ -55,15 +55,16 @@ class Observers:
         self._scratch = tempfile.TemporaryDirectory(prefix="fineserve-")
         return dataclasses.replace(settings, request_log=Path(self._scratch.name) / "{run}.parquet")
 
-    def begin(self, run: Run, plan: Plan, values: Values, host: str | None, about: Mapping[str, Any]) -> None:
-        """A run begins. about: what is known of it."""
+    def begin(self, run: Run, plan: Plan, values: Values, about: About) -> None:
+        """A run begins."""
 
         def now() -> dict[str, Any]:
             facts = next(iter(run.facts.values()), {})
             error = None if run.failure is None else str(run.failure)
-            return {**about, "host": host, "model": facts.get("model"), "requests": plan.requests, "error": error}
+            known = dataclasses.asdict(about)
+            return {**known, "model": facts.get("model"), "requests": plan.requests, "error": error}
 
-        scrape = server_scrape(values, host, run)
+        scrape = server_scrape(values, about.host, run)
         self.feed.begin(run, now, scrape)
         if scrape is not None:
             scrape.start()

@@ -326,6 +326,11 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
     )
 
 
+def drain_timeout_s(values: Values) -> float:
+    """How long requests in flight have when a run, or a worker's part in it, is stopped."""
+    return values.number_or("--drain-timeout", DRAIN_TIMEOUT_S)
+
+
 def _duration(values: Values, flag: str) -> float | None:
     text = values.text(flag)
     return None if text is None else duration_s(text, flag)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,30 @@ from fineserve_shapes.workload.plan import Plan
 logger = logging.getLogger(__name__)
 
 
-def summary_of(run: Run, plan: Plan, values: Values, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of a run that has ended.
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a run itself does not know.
 
-    about: `mode`, `host` and `simulator`, which the run itself does not know.
+    mode: the shape's. host: of the server, from the option or the user class. simulator: whether that is the one of ours
+    which stands in.
     """
+
+    mode: str
+    host: str | None
+    simulator: bool
+
+
+def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, Any]:
+    """The summary of a run that has ended."""
     facts = next(iter(run.facts.values()), {})
     token_times = {found.get("token_times") for found in run.facts.values()} or {None}
     settings = run.settings
     known = {
         "run": run.id,
-        "mode": about["mode"],
+        "mode": about.mode,
         "backend": values.text("--backend"),
-        "host": about["host"],
-        "simulator": about["simulator"],
+        "host": about.host,
+        "simulator": about.simulator,
         "model": facts.get("model"),
         "prompt_form": facts.get("prompt_form"),
         "token_times": facts.get("token_times") if len(token_times) == 1 else "mixed",

@@ -31,9 +31,9 @@ from fineserve_shapes.interrupts import interrupt_main, on_signals
 from fineserve_shapes.measure.ledger import ASIDE, done, failed
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.observers import Observers
-from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values, settings
+from fineserve_shapes.options import Values, drain_timeout_s, settings
 from fineserve_shapes.peers import Mailbox
-from fineserve_shapes.results import print_summary, summary_of, write_summary, write_tables
+from fineserve_shapes.results import About, print_summary, summary_of, write_summary, write_tables
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.workersession import WorkerSession
 from fineserve_shapes.workload.plan import Plan
@@ -134,8 +134,8 @@ class MasterSession:
         try:
             planned = self._planned or self._plan()
             local = isinstance(self._runner, LocalRunner)
-            run = Run(planned.plan, planned.plan.requests, planned.settings, local=local)
             self._provide_host()
+            run = Run(planned.plan, planned.plan.requests, planned.settings, local=local)
             self._observe(run, planned)
         except InputError as error:
             self.error = error
@@ -162,7 +162,7 @@ class MasterSession:
             plan,
             values,
             options_of_run,
-            values.number_or("--drain-timeout", DRAIN_TIMEOUT_S),
+            drain_timeout_s(values),
             values.path("--output-file"),
         )
 
@@ -175,10 +175,18 @@ class MasterSession:
         self.master.begin(run)
 
     def _observe(self, run: Run, planned: Planned) -> None:
+        try:
+            self._observers.begin(run, planned.plan, planned.values, self._about())
+        except InputError:
+            if run.log is not None:
+                run.log.close(b"{}")  # it has been opened
+            raise
+
+    def _about(self) -> About:
+        """What a run itself does not know."""
         environment = self._environment
         host = environment.host or next((found.host for found in environment.user_classes if found.host), None)
-        about = {"mode": self._shape.mode, "simulator": self._simulator is not None}
-        self._observers.begin(run, planned.plan, planned.values, host, about)
+        return About(self._shape.mode, host, self._simulator is not None and host == self._simulator.url)
 
     def _provide_host(self) -> None:
         """Without a host the simulator stands in, and the run says so."""
@@ -289,8 +297,7 @@ class MasterSession:
         elif failed(run.book.ledger) and self._environment.process_exit_code is None:
             # by the ledger: a worker's statistics may have been lost on their way to Locust's
             self._environment.process_exit_code = self._environment.parsed_options.exit_code_on_error
-        about = {"mode": self._shape.mode, "host": self._environment.host, "simulator": self._simulator is not None}
-        self._summary = summary_of(run, planned.plan, planned.values, about)
+        self._summary = summary_of(run, planned.plan, planned.values, self._about())
         self._observers.finish(self._summary)
         if self._summary["fidelity"]["verdict"] == "invalid" and run.failure is None:
             logger.warning("the load asked for is not the load delivered: %s",
