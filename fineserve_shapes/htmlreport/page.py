@@ -142,8 +142,12 @@ def _throughput(run: RunData) -> dict[str, Any]:
     server = run.summary.get("server_metrics")
     if isinstance(server, dict):
         for name, title in (("max_running", "most running"), ("max_waiting", "most waiting"),
-                            ("max_kv_cache_usage", "most KV cache in use"), ("preemptions", "preemptions")):  # fmt: skip
-            found[f"server: {title}"] = server.get(name)
+                            ("max_kv_cache_usage", "most KV cache in use"), ("preemptions", "preemptions"),
+                            ("prompt_tokens", "prompt tokens"), ("cached_prompt_tokens", "of them cached"),
+                            ("draft_acceptance_rate", "share of draft tokens accepted"),
+                            ("mean_acceptance_length", "tokens a step, speculative")):  # fmt: skip
+            if name in server:
+                found[f"server: {title}"] = server[name]
     return found
 
 

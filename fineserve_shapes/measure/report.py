@@ -39,6 +39,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         ),
         *_steady_lines(summary["steady"]),
         *_goodput_lines(summary["goodput"]),
+        *_server_lines(summary.get("server_metrics") or {}),
         "",
         f"{'ms':<15}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p95", "p99")),
     ]
@@ -118,6 +119,18 @@ def _goodput_lines(goodput: Mapping[str, Any] | None) -> list[str]:
             f"{_number(goodput['rps'])} requests/s, {_number(goodput['output_tps'])} output tokens/s (steady window); "
         )
     return [f"goodput: {rate}{goodput['good']:,} of {goodput['of']:,}{share} met {limits}"]
+
+
+def _server_lines(server: Mapping[str, Any]) -> list[str]:
+    """What the server says of its caches and drafts; nothing of those it does not have."""
+    parts = []
+    if (cached := server.get("cached_prompt_tokens")) is not None and server.get("prompt_tokens"):
+        share = cached / server["prompt_tokens"]
+        parts.append(f"{cached:,.0f} of {server['prompt_tokens']:,.0f} prompt tokens were cached ({share:.1%})")
+    if (rate := server.get("draft_acceptance_rate")) is not None:
+        length = _number(server["mean_acceptance_length"])
+        parts.append(f"{rate:.1%} of draft tokens were accepted, {length} tokens a step")
+    return [f"server: {'; '.join(parts)}"] if parts else []
 
 
 def _count(value: int | None) -> str:

@@ -257,3 +257,12 @@ def test_time_held_back_is_no_lag_but_counts_from_due():
 def test_the_requests_that_were_retried_are_listed():
     tally = tally_of([record(5, retried=True), record(6), record(2, retried=True)])
     assert summary_of(tally, ok=3)["retried_requests"] == [2, 5]
+
+
+def test_what_the_server_had_cached_and_guessed_is_one_line_where_it_says_so():
+    summary = summary_of(tally_of([record(0)]), ok=1)
+    assert "server:" not in summary_text(summary)
+    summary["server_metrics"] = {"prompt_tokens": 2000.0, "cached_prompt_tokens": 500.0, "draft_acceptance_rate": None}
+    assert "server: 500 of 2,000 prompt tokens were cached (25.0%)\n" in summary_text(summary)
+    summary["server_metrics"] |= {"draft_acceptance_rate": 0.625, "mean_acceptance_length": 2.5}
+    assert "(25.0%); 62.5% of draft tokens were accepted, 2.5 tokens a step\n" in summary_text(summary)
