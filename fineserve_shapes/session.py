@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,13 +27,14 @@ from fineserve_shapes.engine.progressline import ProgressLine
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import machine
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.interrupts import interrupt_main, on_signals
 from fineserve_shapes.measure.ledger import ASIDE, done, failed
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.observers import Observers
 from fineserve_shapes.options import Values, drain_timeout_s, settings
 from fineserve_shapes.peers import Mailbox
-from fineserve_shapes.results import About, print_summary, summary_of, write_summary, write_tables
+from fineserve_shapes.results import About, appends, print_summary, summary_of, table_files, write_summary, write_tables
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.workersession import WorkerSession
 from fineserve_shapes.workload.plan import Plan
@@ -64,6 +65,7 @@ class MasterSession:
         self._finishing: Event | None = None  # set when the end of the run is reached
         self._quitting = False
         self._shows_progress = False
+        self._names = FileNames()
         self._planned: Planned | None = None
         self._summary: dict[str, Any] | None = None
         self._progress: ProgressLine | None = None
@@ -153,7 +155,14 @@ class MasterSession:
         values = Values(parsed)
         plan = self._shape.plan(values)
         run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
-        options_of_run = self._observers.prepare(settings(values, run_time_s), values)
+        asked = settings(values, run_time_s)
+        if asked.request_log is not None:
+            asked = replace(asked, request_log=self._names.free(asked.request_log))
+        output_file = values.file("--output-file")
+        if output_file is not None and not appends(output_file):
+            output_file = self._names.free(output_file)
+        report_file = values.file("--report")
+        options_of_run = self._observers.prepare(asked, report_file and self._names.free(report_file))
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
         if plan.requests is None and run_time_s is None:
@@ -163,13 +172,16 @@ class MasterSession:
             values,
             options_of_run,
             drain_timeout_s(values),
-            values.path("--output-file"),
+            output_file,
+            [self._names.free(path) for path in table_files(parsed.csv_prefix)],
         )
 
     def _begin(self, run: Run, planned: Planned) -> None:
         plan = planned.plan
         logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
         self._current = planned
+        for path in (planned.settings.request_log, planned.output_file, self._observers.report_file, *planned.tables):
+            self._names.write(path)
         if self._shows_progress:
             self._progress = ProgressLine(lambda: _progress(run, plan))
         self.master.begin(run)
@@ -264,7 +276,11 @@ class MasterSession:
     def _on_quit(self, **_: Any) -> None:
         """Locust has printed its tables."""
         if self._summary is not None and self._environment.web_ui is None:
-            print_summary(self._summary)
+            self._print_summary()
+
+    def _print_summary(self) -> None:
+        if self._summary is not None:  # with Locust's --json, that is all that standard output has
+            print_summary(self._summary, sys.stderr if self._environment.parsed_options.json else sys.stdout)
 
     def _finish(self) -> None:
         """End the run: drain, close the ledger, write the summary."""
@@ -308,24 +324,25 @@ class MasterSession:
             run.log.close(orjson.dumps(self._summary))
             self._summary["request_log"] |= {"requests": run.log.log.rows, "error": run.log.error}
             self.master.dismiss(run)
-        if prefix := self._environment.parsed_options.csv_prefix:
-            write_tables(run, prefix)
+        if planned.tables:
+            write_tables(run, *(named(path, run.id) for path in planned.tables))
         if planned.output_file is not None:
-            write_summary(self._summary, planned.output_file)
+            write_summary(self._summary, named(planned.output_file, run.id))
         if self._environment.web_ui is not None:
-            print_summary(self._summary)
+            self._print_summary()
         self._observers.report(run, self._summary)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A run that is ready to start: all that its options ask for, as values."""
+    """A run that is ready to start: all that its options ask for, as values. tables: where --csv's go, if anywhere."""
 
     plan: Plan
     values: Values
     settings: Settings
     drain_timeout_s: float
     output_file: Path | None
+    tables: list[Path]
 
 
 def _progress(run: Run, plan: Plan) -> str | None:
