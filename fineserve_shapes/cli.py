@@ -1,10 +1,13 @@
 """The `fineserve` command: finds the subcommand, and turns an InputError into one line and exit code 2."""
 
+from __future__ import annotations
+
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fineserve_shapes import __version__
 from fineserve_shapes.errors import InputError
@@ -15,9 +18,31 @@ REPORT_HELP = "an HTML report of request logs, several runs side by side"
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            used = self._used(args)
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], used.option_strings, 1)
+            used.error(f"unknown argument {unknown[0]}" + "".join(f": did you mean {name}?" for name in near))
+        return found
+
     def error(self, message: str) -> NoReturn:
         # one line, as all other bad input; the usage is a --help away
         raise InputError(f"{message} (see {self.prog} --help)")
+
+    @property
+    def option_strings(self) -> list[str]:
+        """The options that it takes."""
+        return [option for action in self._actions for option in action.option_strings]
+
+    def _used(self, words: Sequence[str]) -> _Parser:
+        """The parser of the subcommand that these words name."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for place, word in enumerate(words):
+                    if isinstance(found := action.choices.get(word), _Parser):
+                        return found._used(words[place + 1 :])
+        return self
 
 
 def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.serverscrape import ServerScrape
 from fineserve_shapes.engine.target import Endpoints, Target
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.filenames import named
 from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.options import Values
+from fineserve_shapes.results import About
 from fineserve_shapes.webui import pages
 from fineserve_shapes.webui.endpoint import Endpoint
 from fineserve_shapes.webui.feed import Feed
@@ -39,32 +40,32 @@ class Observers:
         self.feed = Feed()
         self._registry = CollectorRegistry()
         self._registry.register(RunCollector(self.feed))
-        self._report: Path | None = None
+        self.report_file: Path | None = None  # of the next run, or the one that goes on
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if web_ui is not None:
             pages.install(web_ui, self.feed, self._registry)
         address = Values(options).text("--prometheus-port")
         self._endpoint = None if address is None else Endpoint(address, self._registry)
 
-    def prepare(self, settings: Settings, values: Values) -> Settings:
+    def prepare(self, settings: Settings, report_file: Path | None) -> Settings:
         """What a run needs for its report: a request log, even where nobody asked for one to keep."""
-        self._report = values.path("--report")
-        if self._report is None or settings.request_log is not None:
+        self.report_file = report_file
+        if report_file is None or settings.request_log is not None:
             return settings
-        if not self._report.parent.is_dir():
-            raise InputError(f"{self._report.parent} is no directory (--report)")
+        self._discard_scratch()
         self._scratch = tempfile.TemporaryDirectory(prefix="fineserve-")
         return dataclasses.replace(settings, request_log=Path(self._scratch.name) / "{run}.parquet")
 
-    def begin(self, run: Run, plan: Plan, values: Values, host: str | None, about: Mapping[str, Any]) -> None:
-        """A run begins. about: what is known of it."""
+    def begin(self, run: Run, plan: Plan, values: Values, about: About) -> None:
+        """A run begins."""
 
         def now() -> dict[str, Any]:
             facts = next(iter(run.facts.values()), {})
             error = None if run.failure is None else str(run.failure)
-            return {**about, "host": host, "model": facts.get("model"), "requests": plan.requests, "error": error}
+            known = dataclasses.asdict(about)
+            return {**known, "model": facts.get("model"), "requests": plan.requests, "error": error}
 
-        scrape = server_scrape(values, host, run)
+        scrape = server_scrape(values, about.host, run)
         self.feed.begin(run, now, scrape)
         if scrape is not None:
             scrape.start()
@@ -86,8 +87,8 @@ class Observers:
 
     def report(self, run: Run, summary: dict[str, Any]) -> None:
         """Write the report where one was asked for: the request log has been closed."""
-        if self._report is not None and run.log is not None:
-            out, log = self._report, run.log.log.path
+        if self.report_file is not None and run.log is not None:
+            out, log = named(self.report_file, run.id), run.log.log.path
             itl = {stream: totals.latencies["itl"] for stream, totals in run.tally.streams.items()}
             try:
                 gevent.get_hub().threadpool.apply(lambda: write_report([RunData.read(log, summary, itl)], out))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.filenames import check_writable
 from fineserve_shapes.measure.duration import duration_s
 from fineserve_shapes.measure.fidelity import Limits
 from fineserve_shapes.measure.slo import Slo
@@ -153,8 +154,9 @@ RUN = (
     Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends",
            f"{DRAIN_TIMEOUT_S:g}"),
-    Option("--output-file", "write the summary there: a JSON object, or one more line where the name ends in .jsonl"),
-    Option("--request-log", "write a row per request there: .parquet, .jsonl or .csv; {run} stands for the run's name"),
+    Option("--output-file", "write the summary there: a JSON object, or one more line where the name ends in .jsonl; {run}"
+           " in a file's name stands for the run's"),
+    Option("--request-log", "write a row per request there: .parquet, .jsonl or .csv"),
     Option("--log-token-times", "put the time of every token into the request log", None),
     Option("--slo", "what makes an answer good, e.g. ttft=500ms,tpot=50ms (also ttft_from_due, e2e): gives goodput"),
     Option("--warmup-requests", "extra requests before the run begins, which count nowhere", "0"),
@@ -246,6 +248,13 @@ class Values:
         text = self.text(flag)
         return None if text is None else Path(text)
 
+    def file(self, flag: str) -> Path | None:
+        """A file that is to be written, in a directory that is there."""
+        path = self.path(flag)
+        if path is not None:
+            check_writable(path, flag)
+        return path
+
     def json_object(self, flag: str) -> dict[str, object]:
         """A JSON object; empty where none was given."""
         text = self.text(flag)
@@ -334,10 +343,15 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
         limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
         warmup_requests=warmup_requests,
         warmup_s=values.not_negative("--warmup-seconds"),
-        request_log=values.path("--request-log"),
+        request_log=values.file("--request-log"),
         token_times=values.switch("--log-token-times"),
         max_concurrency=max_concurrency,
     )
+
+
+def drain_timeout_s(values: Values) -> float:
+    """How long requests in flight have when a run, or a worker's part in it, is stopped."""
+    return values.number_or("--drain-timeout", DRAIN_TIMEOUT_S)
 
 
 def _duration(values: Values, flag: str) -> float | None:

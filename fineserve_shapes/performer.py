@@ -72,11 +72,11 @@ class UserPerformer:
             result = shown or StreamResult("ok", None, sent_s, time.perf_counter())
             user.result(request, result)
         except gevent.GreenletExit:
-            shown = result = StreamResult("cancelled", "the run was stopped", sent_s, time.perf_counter())
+            result = StreamResult("cancelled", "the run was stopped", sent_s, time.perf_counter())
         except Exception as error:
             logger.debug("request %s failed", request.id, exc_info=True)
             shown = result = failure(error, sent_s)
-        if shown is not None:
+        if shown is not None and result.outcome != "cancelled":
             self._fire(user.name_of(request), request, shown)
         return result
 
@@ -119,7 +119,10 @@ class UserPerformer:
             user.close()
 
     def _fire(self, name: tuple[str, str], request: PlannedRequest, result: StreamResult) -> None:
-        """One request event per request, so that RPS, failures and Aggregated are true."""
+        """One request event per request that was answered or failed, so that RPS, failures and Aggregated are true.
+
+        What we cancelled is neither: the ledger counts it.
+        """
         self._environment.events.request.fire(
             request_type=name[0],
             name=name[1],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 
@@ -22,20 +22,30 @@ from fineserve_shapes.workload.plan import Plan
 logger = logging.getLogger(__name__)
 
 
-def summary_of(run: Run, plan: Plan, values: Values, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of a run that has ended.
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a run itself does not know.
 
-    about: `mode`, `host` and `simulator`, which the run itself does not know.
+    mode: the shape's. host: of the server, from the option or the user class. simulator: whether that is the one of ours
+    which stands in.
     """
+
+    mode: str
+    host: str | None
+    simulator: bool
+
+
+def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, Any]:
+    """The summary of a run that has ended."""
     facts = next(iter(run.facts.values()), {})
     token_times = {found.get("token_times") for found in run.facts.values()} or {None}
     settings = run.settings
     known = {
         "run": run.id,
-        "mode": about["mode"],
+        "mode": about.mode,
         "backend": values.text("--backend"),
-        "host": about["host"],
-        "simulator": about["simulator"],
+        "host": about.host,
+        "simulator": about.simulator,
         "model": facts.get("model"),
         "prompt_form": facts.get("prompt_form"),
         "token_times": facts.get("token_times") if len(token_times) == 1 else "mixed",
@@ -69,24 +79,34 @@ def tls_verified(facts: Iterable[Mapping[str, Any]]) -> bool | None:
     return None if not found else False not in found
 
 
-def write_tables(run: Run, prefix: str) -> None:
-    """Our exact figures beside Locust's --csv files."""
+def table_files(csv_prefix: str | None) -> list[Path]:
+    """Where our exact figures go beside Locust's --csv files: the table and its history; nowhere without a prefix."""
+    return [Path(f"{csv_prefix}_llm.csv"), Path(f"{csv_prefix}_llm_history.csv")] if csv_prefix else []
+
+
+def write_tables(run: Run, table: Path, history: Path) -> None:
+    """Write those."""
     try:
-        write_table(Path(f"{prefix}_llm.csv"), run.tally.table())
-        write_history(Path(f"{prefix}_llm_history.csv"), run.tally.series.as_dict())
+        write_table(table, run.tally.table())
+        write_history(history, run.tally.series.as_dict())
     except OSError as error:
-        logger.error("cannot write %s_llm.csv and its history: %s (--csv)", prefix, error.strerror)
+        logger.error("cannot write %s and %s: %s (--csv)", table, history, error.strerror)
 
 
-def print_summary(summary: dict[str, Any]) -> None:
-    """On the console."""
-    sys.stdout.write(f"\n{summary_text(summary)}\n")
-    sys.stdout.flush()
+def print_summary(summary: dict[str, Any], output: TextIO) -> None:
+    """As text for a person."""
+    output.write(f"\n{summary_text(summary)}\n")
+    output.flush()
+
+
+def appends(path: Path) -> bool:
+    """Whether a summary becomes one more line of a file, rather than a file."""
+    return path.suffix == ".jsonl"
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """As JSON: one object, or one more line of a file whose name ends in .jsonl."""
-    lines = path.suffix == ".jsonl"
+    lines = appends(path)
     data = orjson.dumps(summary, option=orjson.OPT_APPEND_NEWLINE | (0 if lines else orjson.OPT_INDENT_2))
     try:
         with path.open("ab" if lines else "wb") as file:

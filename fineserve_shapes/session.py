@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,13 +27,14 @@ from fineserve_shapes.engine.progressline import ProgressLine
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import machine
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.interrupts import interrupt_main, on_signals
-from fineserve_shapes.measure.ledger import failed
+from fineserve_shapes.measure.ledger import ASIDE, done, failed
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.observers import Observers
-from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values, settings
+from fineserve_shapes.options import Values, drain_timeout_s, settings
 from fineserve_shapes.peers import Mailbox
-from fineserve_shapes.results import print_summary, summary_of, write_summary, write_tables
+from fineserve_shapes.results import About, appends, print_summary, summary_of, table_files, write_summary, write_tables
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.workersession import WorkerSession
 from fineserve_shapes.workload.plan import Plan
@@ -64,6 +65,7 @@ class MasterSession:
         self._finishing: Event | None = None  # set when the end of the run is reached
         self._quitting = False
         self._shows_progress = False
+        self._names = FileNames()
         self._planned: Planned | None = None
         self._summary: dict[str, Any] | None = None
         self._progress: ProgressLine | None = None
@@ -134,8 +136,8 @@ class MasterSession:
         try:
             planned = self._planned or self._plan()
             local = isinstance(self._runner, LocalRunner)
-            run = Run(planned.plan, planned.plan.requests, planned.settings, local=local)
             self._provide_host()
+            run = Run(planned.plan, planned.plan.requests, planned.settings, local=local)
             self._observe(run, planned)
         except InputError as error:
             self.error = error
@@ -153,7 +155,14 @@ class MasterSession:
         values = Values(parsed)
         plan = self._shape.plan(values)
         run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
-        options_of_run = self._observers.prepare(settings(values, run_time_s), values)
+        asked = settings(values, run_time_s)
+        if asked.request_log is not None:
+            asked = replace(asked, request_log=self._names.free(asked.request_log))
+        output_file = values.file("--output-file")
+        if output_file is not None and not appends(output_file):
+            output_file = self._names.free(output_file)
+        report_file = values.file("--report")
+        options_of_run = self._observers.prepare(asked, report_file and self._names.free(report_file))
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
         if plan.requests is None and run_time_s is None:
@@ -162,23 +171,34 @@ class MasterSession:
             plan,
             values,
             options_of_run,
-            values.number_or("--drain-timeout", DRAIN_TIMEOUT_S),
-            values.path("--output-file"),
+            drain_timeout_s(values),
+            output_file,
+            [self._names.free(path) for path in table_files(parsed.csv_prefix)],
         )
 
     def _begin(self, run: Run, planned: Planned) -> None:
         plan = planned.plan
         logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
         self._current = planned
+        for path in (planned.settings.request_log, planned.output_file, self._observers.report_file, *planned.tables):
+            self._names.write(path)
         if self._shows_progress:
             self._progress = ProgressLine(lambda: _progress(run, plan))
         self.master.begin(run)
 
     def _observe(self, run: Run, planned: Planned) -> None:
+        try:
+            self._observers.begin(run, planned.plan, planned.values, self._about())
+        except InputError:
+            if run.log is not None:
+                run.log.close(b"{}")  # it has been opened
+            raise
+
+    def _about(self) -> About:
+        """What a run itself does not know."""
         environment = self._environment
         host = environment.host or next((found.host for found in environment.user_classes if found.host), None)
-        about = {"mode": self._shape.mode, "simulator": self._simulator is not None}
-        self._observers.begin(run, planned.plan, planned.values, host, about)
+        return About(self._shape.mode, host, self._simulator is not None and host == self._simulator.url)
 
     def _provide_host(self) -> None:
         """Without a host the simulator stands in, and the run says so."""
@@ -256,7 +276,11 @@ class MasterSession:
     def _on_quit(self, **_: Any) -> None:
         """Locust has printed its tables."""
         if self._summary is not None and self._environment.web_ui is None:
-            print_summary(self._summary)
+            self._print_summary()
+
+    def _print_summary(self) -> None:
+        if self._summary is not None:  # with Locust's --json, that is all that standard output has
+            print_summary(self._summary, sys.stderr if self._environment.parsed_options.json else sys.stdout)
 
     def _finish(self) -> None:
         """End the run: drain, close the ledger, write the summary."""
@@ -286,12 +310,10 @@ class MasterSession:
                 return
         elif run.book.ledger["unknown"] or (deserted and run.book.ledger["unsent"]):
             self._environment.process_exit_code = EXIT_FAILED
-        elif self._environment.process_exit_code is None and not failed(run.book.ledger):
-            self._environment.process_exit_code = (
-                0  # what we cancelled ourselves is no failure, though Locust counts it
-            )
-        about = {"mode": self._shape.mode, "host": self._environment.host, "simulator": self._simulator is not None}
-        self._summary = summary_of(run, planned.plan, planned.values, about)
+        elif failed(run.book.ledger) and self._environment.process_exit_code is None:
+            # by the ledger: a worker's statistics may have been lost on their way to Locust's
+            self._environment.process_exit_code = self._environment.parsed_options.exit_code_on_error
+        self._summary = summary_of(run, planned.plan, planned.values, self._about())
         self._observers.finish(self._summary)
         if self._summary["fidelity"]["verdict"] == "invalid" and run.failure is None:
             logger.warning("the load asked for is not the load delivered: %s",
@@ -302,24 +324,25 @@ class MasterSession:
             run.log.close(orjson.dumps(self._summary))
             self._summary["request_log"] |= {"requests": run.log.log.rows, "error": run.log.error}
             self.master.dismiss(run)
-        if prefix := self._environment.parsed_options.csv_prefix:
-            write_tables(run, prefix)
+        if planned.tables:
+            write_tables(run, *(named(path, run.id) for path in planned.tables))
         if planned.output_file is not None:
-            write_summary(self._summary, planned.output_file)
+            write_summary(self._summary, named(planned.output_file, run.id))
         if self._environment.web_ui is not None:
-            print_summary(self._summary)
+            self._print_summary()
         self._observers.report(run, self._summary)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A run that is ready to start: all that its options ask for, as values."""
+    """A run that is ready to start: all that its options ask for, as values. tables: where --csv's go, if anywhere."""
 
     plan: Plan
     values: Values
     settings: Settings
     drain_timeout_s: float
     output_file: Path | None
+    tables: list[Path]
 
 
 def _progress(run: Run, plan: Plan) -> str | None:
@@ -329,10 +352,9 @@ def _progress(run: Run, plan: Plan) -> str | None:
         return None
     ledger, ttft = run.book.ledger, run.totals.latencies["ttft"]
     since_s = max(now_s - RATE_OVER_S, 0.0)
-    ended = ledger.planned - ledger.open
     return Progress(
         elapsed_s=now_s,
-        done=ended,
+        done=done(ledger),
         planned=plan.requests,
         rate_rps=run.tally.series.between("sent", since_s, now_s) / max(now_s - since_s, 1.0),
         in_flight=run.in_flight,
@@ -340,6 +362,7 @@ def _progress(run: Run, plan: Plan) -> str | None:
         ttft_p50_s=ttft.quantile(0.5),
         ttft_p99_s=ttft.quantile(0.99),
         end_s=plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
+        aside={outcome: ledger[outcome] for outcome in ASIDE if ledger[outcome]},
     ).line()
 
 

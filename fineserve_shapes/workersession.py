@@ -14,7 +14,7 @@ from locust.runners import STATE_INIT, LocalRunner, WorkerRunner
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.worker import Worker
 from fineserve_shapes.interrupts import interrupt_main, on_signals
-from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values
+from fineserve_shapes.options import Values, drain_timeout_s
 from fineserve_shapes.peers import Mailbox
 from fineserve_shapes.performer import UserPerformer
 
@@ -68,8 +68,7 @@ class WorkerSession:
         if self._quitting:
             raise gevent.GreenletExit  # a second SIGTERM: the first one's greenlet goes on with Locust's teardown
         self._quitting = True
-        values = Values(self._environment.parsed_options)
-        self.worker.leave(values.number_or("--drain-timeout", DRAIN_TIMEOUT_S))
+        self.worker.leave(drain_timeout_s(Values(self._environment.parsed_options)))
         self.worker.stop()
 
     def _on_signal(self, number: int) -> None:

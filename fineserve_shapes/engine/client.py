@@ -24,6 +24,8 @@ from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 
 _now = time.perf_counter
 _MAX_HEAD_BYTES = 2**18  # of headers, trailers and framing between two pieces of a body
+_LINGER_S = 1.0  # that HTTP may take to end after [DONE], for its connection to be used again
+_SILENCE_S = 5.0  # after a whole answer without [DONE]: then it has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,18 @@ class _Over(Exception):
     """The answer has ended before the request was sent whole."""
 
 
-Pool = dict["Connection", None]  # an ordered set: the newest is taken first, any can be removed at once
+class Pool:
+    """The connections of a client that serve no request.
+
+    idle: an ordered set; the newest is taken first, any can be removed at once. lingering: those whose last answer has
+    ended while HTTP has not.
+    """
+
+    __slots__ = ("idle", "lingering")
+
+    def __init__(self) -> None:
+        self.idle: dict[Connection, None] = {}
+        self.lingering: set[Connection] = set()
 
 
 class Connection:
@@ -54,9 +67,11 @@ class Connection:
         "_at_s",
         "_closed",
         "_deadlines",
+        "_drained_s",
         "_framed",
         "_head_bytes",
         "_keep_alive",
+        "_linger_until_s",
         "_parser",
         "_pool",
         "_progress_s",
@@ -66,8 +81,11 @@ class Connection:
         "_sender",
         "_sent",
         "_started_s",
+        "_token_pieces",
+        "_token_s",
         "_transport",
         "_waiter",
+        "_whole",
         "answered",
         "ended_s",
     )
@@ -82,6 +100,10 @@ class Connection:
         self.ended_s = 0.0  # when the end of the answer came, or its deadline passed
         self._waiter: Waiter | None = None
         self._reader: StreamReader | None = None
+        self._linger_until_s: float | None = None  # the answer has ended, HTTP has not
+        self._token_pieces = 0  # of the read that goes on
+        self._token_s: float | None = None  # when the last of an answer's tokens came
+        self._drained_s = 0.0  # when there was last nothing left to read
         self._sender: tuple[Waiter, gevent.Greenlet] | None = None  # who is sending, for which exchange
         reactor.add(transport.fileno(), self._on_readable)
 
@@ -89,9 +111,11 @@ class Connection:
         """Send a request and wait for its end: "done", "eof", "reset", "garbage", "hopeless" or a deadline's text."""
         self._reader = reader
         self._parser = httptools.HttpResponseParser(self)
-        self.answered = self._framed = self._keep_alive = self._sent = False
+        self.answered = self._framed = self._keep_alive = self._sent = self._whole = False
         self._head_bytes = 0
-        self._started_s, self._progress_s = started_s, _now()
+        self._started_s = started_s
+        self._at_s = self._progress_s = self._drained_s = _now()
+        self._token_s = None
         self._waiter = waiter = Waiter()
         self._reactor.watch(self)
         self._sender = waiter, gevent.getcurrent()
@@ -108,12 +132,27 @@ class Connection:
         end: str = waiter.get()
         return end
 
+    def quiet(self) -> bool:
+        """Whether an idle connection is good for another request: what comes on it, its end say, closes it."""
+        if not self._closed and self._transport.readable():
+            self._on_readable()
+        return not self._closed
+
     def release(self) -> None:
         """The exchange is over: keep the connection if it may serve another, else close it."""
-        self._reactor.unwatch(self)
+        lingers = self._reader is not None and self._reader.done and self._framed
         self._waiter = self._reader = None
+        if lingers and self._sent and not self._closed:
+            self._linger_until_s = _now() + _LINGER_S  # watched like any other deadline
+            self._pool.lingering.add(self)
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Nothing more of the answer is to come."""
+        self._reactor.unwatch(self)
         if self._keep_alive and self._sent and not self._closed:
-            self._pool[self] = None
+            self._pool.idle[self] = None
         else:
             self.close()
 
@@ -124,21 +163,26 @@ class Connection:
             self._reactor.unwatch(self)
             self._reactor.remove(self._transport.fileno())
             self._transport.close()
-            self._pool.pop(self, None)
+            self._pool.idle.pop(self, None)
+            self._pool.lingering.discard(self)
 
     def check(self, now_s: float) -> None:
         """Give up if a deadline has passed."""
         limits = self._deadlines
-        self._at_s = now_s
-        if now_s - self._started_s > limits.request_s:
-            self._end(f"no end of the answer within {limits.request_s:g} s")
+        if self._linger_until_s is not None:
+            if now_s > self._linger_until_s:
+                self.close()
+        elif now_s - self._started_s > limits.request_s:
+            self._end(f"no end of the answer within {limits.request_s:g} s", now_s)
         elif now_s - self._progress_s > limits.progress_s:
-            self._end(f"no progress for {limits.progress_s:g} s")
+            self._end(f"no progress for {limits.progress_s:g} s", now_s)
+        elif now_s - self._at_s > _SILENCE_S and self._reader is not None and self._reader.complete:
+            self._end("hopeless", now_s)  # there is neither [DONE] nor an end of HTTP
 
-    def _end(self, how: str) -> None:
+    def _end(self, how: str, at_s: float) -> None:
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
-            self.ended_s = self._at_s
+            self.ended_s = at_s
             get_hub().loop.run_callback(self._wake, waiter, how)  # not now: other sockets are to be read first
 
     def _wake(self, waiter: Waiter, how: str) -> None:
@@ -149,20 +193,22 @@ class Connection:
 
     def _on_readable(self) -> None:
         try:
-            data, self._at_s = self._transport.recv()
+            data, at_s = self._transport.recv()
         except BlockingIOError:
             return
         except OSError:  # a reset, or TLS gone wrong
             self._at_s = _now()
             self._lost("reset")
             return
+        self._at_s = at_s
         if not data:
             self._lost("eof")
-        elif self._waiter is None:
+        elif self._reader is None and self._linger_until_s is None:
             self.close()  # an idle connection has nothing to say
         else:
             self.answered = True
             self._head_bytes += len(data)
+            self._token_pieces = 0
             try:
                 self._parser.feed_data(data)
             except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -172,6 +218,23 @@ class Connection:
                     self._lost("garbage")
                 elif self._transport.ended:
                     self._lost("eof")
+                elif self._linger_until_s is not None and self._whole:
+                    self._linger_until_s = None
+                    self._pool.lingering.discard(self)
+                    self._settle()
+            self._log_read(at_s)
+
+    def _log_read(self, at_s: float) -> None:
+        """How late it was, and how sure the times of its tokens are."""
+        read_s = _now()
+        if pieces := self._token_pieces:
+            unsure_s = max(at_s - max(self._drained_s, self._reactor.emptied_s), 0.0)
+            if self._token_s is None:
+                self._reactor.reads.first(read_s - at_s, unsure_s, pieces)
+            else:
+                self._reactor.reads.later(read_s - at_s, unsure_s, pieces, at_s - self._token_s)
+            self._token_s = at_s
+        self._drained_s = read_s
 
     def _lost(self, how: str) -> None:
         self._keep_alive = False
@@ -181,7 +244,7 @@ class Connection:
         if how == "eof" and self.answered and not self._framed and self._reader and self._reader.status is not None:
             how = "done"  # an answer without a length ends with its connection
         self._reactor.remove(self._transport.fileno())  # else it stays readable until the greenlet has its turn
-        self._end(how)
+        self._end(how, self._at_s)
 
     # what httptools calls
 
@@ -208,21 +271,27 @@ class Connection:
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body, which came at `_at_s`."""
-        self._head_bytes = 0
         reader = self._reader
         if reader is None:
             return
+        self._head_bytes = 0
         if reader.feed(data, self._at_s):
             self._progress_s = self._at_s
+            self._token_pieces += 1  # however many tokens it holds: they were sent together
         if reader.hopeless:
-            self._end("hopeless")
+            self._end("hopeless", self._at_s)
+        elif reader.done:
+            self._end("done", self._at_s)
 
     def on_message_complete(self) -> None:
         """The answer is whole, as HTTP has it."""
-        if self._reader is not None and self._reader.status is not None:
+        if self._linger_until_s is not None:
+            self._whole = True
+            self._keep_alive = self._parser.should_keep_alive()
+        elif self._reader is not None and self._reader.status is not None:
             self._keep_alive = self._parser.should_keep_alive()
             self._reader = None
-            self._end("done")
+            self._end("done", self._at_s)
 
 
 class Client:
@@ -243,7 +312,7 @@ class Client:
         self._reactor = reactor
         self._deadlines = deadlines
         self._context = (context or ssl.create_default_context()) if target.tls else None
-        self._idle: Pool = {}
+        self._pool = Pool()
         self._headers = b"Host: %s\r\n" % target.authority.encode() + header_lines(headers or {})
 
     def post(self, path: str, body: bytes, reader: StreamReader, headers: dict[str, str] | None = None) -> StreamResult:
@@ -265,8 +334,9 @@ class Client:
         connection: Connection | None = None
         try:
             while True:
-                reused = bool(self._idle) and not retried
-                connection = self._idle.popitem()[0] if reused else self._connect()
+                found = None if retried else self._idle()
+                reused = found is not None
+                connection = found or self._connect()
                 end = connection.exchange(request, reader, sent_s)
                 if reused and end in ("eof", "reset") and not connection.answered:
                     connection.close()
@@ -290,14 +360,22 @@ class Client:
         return reader.stop("timeout", end, sent_s, end_s, retried=retried, reused=reused)
 
     def close(self) -> None:
-        """Close the connections that are idle."""
-        for connection in list(self._idle):
+        """Close the connections that serve no request."""
+        for connection in [*self._pool.idle, *self._pool.lingering]:
             connection.close()
+
+    def _idle(self) -> Connection | None:
+        """The connection that became idle last and is still good."""
+        while self._pool.idle:
+            connection = self._pool.idle.popitem()[0]
+            if connection.quiet():
+                return connection
+        return None
 
     def _connect(self) -> Connection:
         limits = self._deadlines
         transport = connect(self.target, self._context, min(limits.connect_s, limits.request_s))
-        return Connection(transport, self._reactor, self._deadlines, self._idle)
+        return Connection(transport, self._reactor, self._deadlines, self._pool)
 
 
 def header_lines(headers: dict[str, str]) -> bytes:

@@ -131,8 +131,7 @@ class Master:
         if report.at_s > run.now_s + MAX_AHEAD_S:
             raise MessageError(f"it is {report.at_s - run.now_s:.0f} s ahead of time")
         process = run.workers.setdefault(worker, Process())
-        run.streams_in_flight[worker] = in_flight
-        process.in_flight = sum(in_flight.values())
+        process.in_flight = in_flight
         process.offset_s = offset_s
         process.tokens_come = tokens_come
         process.loop_delay.record(delays_s)

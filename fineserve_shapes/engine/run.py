@@ -84,7 +84,6 @@ class Run:
         self.flow = Flow()  # of output tokens
         self._come: Counter[int] = Counter()  # output tokens by stream, as of the last look
         self.workers: dict[str, Process] = {}
-        self.streams_in_flight: dict[str, dict[int, int]] = {}
         self.master = Process()
         self.facts: dict[str, dict[str, Any]] = {}  # what workers said when they were ready
         self.warm: dict[str, dict[str, Any]] = {}  # what workers said of the warm-up
@@ -126,10 +125,10 @@ class Run:
 
     def in_flight_by_stream(self) -> dict[int, int]:
         """The same by stream; what a worker that fell silent had in flight is not known, and left out."""
-        found: dict[int, int] = {}
+        found: Counter[int] = Counter()
         for worker in self.book.alive:
-            for stream, count in self.streams_in_flight.get(worker, {}).items():
-                found[stream] = found.get(stream, 0) + count
+            if worker in self.workers:
+                found.update(self.workers[worker].in_flight)
         return found
 
     def fidelity(self) -> dict[str, Any]:

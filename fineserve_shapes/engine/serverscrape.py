@@ -56,10 +56,12 @@ class ServerScrape:
         self._greenlet = gevent.spawn(self._scrape_regularly)
 
     def stop(self) -> None:
-        """Fetch no more."""
+        """Fetch a last time, since counters have grown since the sample before, and then no more."""
         if self._greenlet is not None:
             self._greenlet.kill()
             self._greenlet = None
+            if self.status == "ok":
+                self._scrape()
 
     def _scrape_regularly(self) -> None:
         next_s = time.perf_counter()

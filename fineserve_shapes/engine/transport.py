@@ -38,6 +38,9 @@ class Transport(Protocol):
     def recv(self) -> tuple[bytes, float]:
         """Bytes that are there, and when they came (perf_counter); b"" at the end; BlockingIOError where there are none."""
 
+    def readable(self) -> bool:
+        """Whether something came, the end of the connection included."""
+
     def send_all(self, data: bytes, timeout_s: float) -> None:
         """Send all, waiting in the calling greenlet; OSError when that fails (TimeoutError: in time)."""
 
@@ -57,6 +60,15 @@ class PlainTransport:
 
     def recv(self) -> tuple[bytes, float]:
         return self._stamped.recv(_RECV_BYTES)
+
+    def readable(self) -> bool:
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # which the next read will say as well
+        return True
 
     def send_all(self, data: bytes, timeout_s: float) -> None:
         now_s = time.perf_counter()
@@ -79,6 +91,7 @@ class TLSTransport:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self.ended = False
         self.fileno = plain.fileno
+        self.readable = plain.readable
         self.close = plain.close
 
     def handshake(self, timeout_s: float) -> None:

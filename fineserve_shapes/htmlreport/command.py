@@ -12,7 +12,7 @@ import orjson
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.htmlreport.page import write_report
-from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.htmlreport.source import RunData, check_file
 
 
 def add_parser(commands: Any, title: str) -> None:
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(path: Path) -> Mapping[str, Any]:
+    check_file(path)
     try:
         found = orjson.loads(path.read_bytes())
     except OSError as error:

@@ -21,6 +21,7 @@ SLOWEST = 20
 
 METRICS = {
     "ttft": "TTFT",
+    "visible_ttft": "TTFT visible",
     "ttft_from_due": "TTFT from due",
     "tpot": "TPOT",
     "itl": "ITL",
@@ -121,7 +122,7 @@ def quantile_rows(run: RunData) -> list[dict[str, Any]]:
     found = []
     for stream, entry in groups:
         for name, title in METRICS.items():
-            if entry[name]["count"]:
+            if entry[name]["count"] and not (name == "visible_ttft" and entry[name] == entry["ttft"]):
                 found.append({"stream": stream, "metric": title, **entry[name]})
     return found
 
@@ -132,14 +133,15 @@ def slowest(run: RunData, by: str) -> list[dict[str, Any]]:
     known = np.flatnonzero(~np.isnan(values_s))
     order: IntArray = known[np.argsort(-values_s[known], kind="stable")][:SLOWEST]
     rows = run.rows[order]
-    tpot_s = records.tpot_s(rows)
+    tpot_s, lag_s = records.tpot_s(rows), records.lag_s(rows)
     return [
         {
             "id": run.ids[place],
             "stream": int(row["stream"]),
             "outcome": OUTCOMES[row["outcome"]],
             "due_s": float(row["due_s"]),
-            "lag_ms": 1e3 * float(row["sent_s"] - row["due_s"]),
+            "lag_ms": 1e3 * float(lag_s[number]),
+            "held_ms": 1e3 * float(row["held_s"]),
             "ttft_ms": _ms(row["first_token_s"] - row["sent_s"]),
             "tpot_ms": _ms(tpot_s[number]),
             "e2e_ms": 1e3 * float(row["end_s"] - row["sent_s"]),

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from fineserve_shapes import __version__
 from fineserve_shapes.htmlreport import figures
 from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.measure.summary import rates
 from fineserve_shapes.webui.chartlibrary import plotly_js
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,10 @@ _ABOUT = (
 _PLAN = ("requests", "span_s", "rate_rps", "run_time_s", "fingerprint")
 _THROUGHPUT = {
     "duration": "duration, s", "completed": "completed", "failed": "failed", "short": "short", "retried": "retried",
+}  # fmt: skip
+_RATES = {
     "request_throughput": "requests/s", "input_throughput": "input tokens/s", "output_throughput": "output tokens/s",
-    "concurrency": "mean concurrency",
+    "concurrency": "mean in flight",
 }  # fmt: skip
 
 
@@ -119,30 +122,33 @@ def _configuration(run: RunData) -> dict[str, Any]:
 
 
 def _throughput(run: RunData) -> dict[str, Any]:
-    found = {title: run.summary[name] for name, title in _THROUGHPUT.items() if name in run.summary}
-    if not found:  # without its summary
-        total = run.tally.total
-        span_s = max(total.last_end_s - run.tally.warmup_s, 0.0)
-        found = {"duration, s": span_s, "completed": total.completed}
-        if span_s:
-            found |= {
-                "requests/s": total.completed / span_s,
-                "input tokens/s": total.input_tokens / span_s,
-                "output tokens/s": total.output_tokens / span_s,
-            }
+    told = run.summary
+    if "duration" not in told:
+        told = {**told, **rates(run.tally)}
+    found = {title: told[name] for name, title in _THROUGHPUT.items() if name in told}
+    found |= {f"{title}, drain included": told[name] for name, title in _RATES.items() if name in told}
+    steady = told.get("steady")
+    if isinstance(steady, dict) and steady.get("request_throughput") is not None:
+        found["steady window, s"] = f"{number(steady.get('start_s'))} to {number(steady.get('end_s'))}"
+        found |= {f"{title}, steady window": steady.get(name) for name, title in _RATES.items()}
     goodput = run.summary.get("goodput")
     if isinstance(goodput, dict):
         limits = ", ".join(f"{name.removesuffix('_ms')} {number(limit)} ms" for name, limit in goodput["slo"].items())
         found |= {
-            "goodput, requests/s": goodput.get("rps"),
+            "goodput, requests/s of the steady window": goodput.get("rps"),
+            "goodput, output tokens/s of the steady window": goodput.get("output_tps"),
             "goodput, share of planned": goodput.get("share"),
             "SLO": limits,
         }
     server = run.summary.get("server_metrics")
     if isinstance(server, dict):
         for name, title in (("max_running", "most running"), ("max_waiting", "most waiting"),
-                            ("max_kv_cache_usage", "most KV cache in use"), ("preemptions", "preemptions")):  # fmt: skip
-            found[f"server: {title}"] = server.get(name)
+                            ("max_kv_cache_usage", "most KV cache in use"), ("preemptions", "preemptions"),
+                            ("prompt_tokens", "prompt tokens"), ("cached_prompt_tokens", "of them cached"),
+                            ("draft_acceptance_rate", "share of draft tokens accepted"),
+                            ("mean_acceptance_length", "tokens a step, speculative")):  # fmt: skip
+            if name in server:
+                found[f"server: {title}"] = server[name]
     return found
 
 

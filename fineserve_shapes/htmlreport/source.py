@@ -97,7 +97,18 @@ class RunData:
         return found
 
 
+def check_file(path: Path) -> None:
+    """Raises InputError where there is no file to read, or nothing in it."""
+    if not path.exists():
+        raise InputError(f"there is no file {path}")
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: a file is wanted")
+    if not path.stat().st_size:
+        raise InputError(f"{path} is empty: no run has been logged there")
+
+
 def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
+    check_file(path)
     about: Mapping[str, Any] = {}
     try:
         match path.suffix.lower():
@@ -125,8 +136,6 @@ def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except pa.ArrowException as error:
-        if path.exists() and not path.stat().st_size:
-            raise InputError(f"{path} is empty: no run has been logged there") from None
         raise InputError(f"{path} is no request log: {str(error).splitlines()[0][:200]}") from None
     missing = [name for name in SCHEMA.names if name not in table.column_names and name not in _YOUNG]
     if missing:

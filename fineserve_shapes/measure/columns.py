@@ -25,6 +25,7 @@ class Columns:
     quantities: Sequence[str]
     quantiles: Sequence[float]
     place_bits: int
+    absent: frozenset[str] = frozenset()  # names of fields that are not measured
 
     def of(self, at: IntArray, keys: IntArray, sums: FloatArray) -> dict[str, Any]:
         """Columns from sums by slot and key (field and bucket), in any order; equal ones are added."""
@@ -33,6 +34,8 @@ class Columns:
         np.add.at(table, (fields, at), sums)
         columns: dict[str, Any] = {}
         for place, name in enumerate(self.counts):
+            if name in self.absent:
+                continue
             values = table[place]
             if name == "in_flight":
                 columns[name] = np.round(values / self.widths, 3).tolist()

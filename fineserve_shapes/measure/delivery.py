@@ -54,6 +54,11 @@ class Delivery:
         }
 
     @property
+    def last_due_s(self) -> float:
+        """When the last of them fell due; 0 where none has."""
+        return self._asked.until_s
+
+    @property
     def due(self) -> int:
         """How many rows have fallen due."""
         return self._asked.meter.result().requests

@@ -40,7 +40,7 @@ class Process:
     tokens_come: output tokens that have come to it by stream, of answers that have not ended as well, if it can tell.
     """
 
-    in_flight: int = 0
+    in_flight: dict[int, int] = field(default_factory=dict)  # by stream
     tokens_come: dict[int, int] = field(default_factory=dict)
     offset_s: float | None = None
     uncertainty_s: float | None = None
@@ -52,7 +52,7 @@ class Process:
         delay = distribution(self.loop_delay)
         known = self.uncertainty_s if self.uncertainty_s is not None and math.isfinite(self.uncertainty_s) else None
         return {
-            "in_flight": self.in_flight,
+            "in_flight": sum(self.in_flight.values()),
             "offset_s": self.offset_s,
             "uncertainty_s": known,
             "sent": self.sent,

@@ -86,6 +86,10 @@ class Histogram:
         value = float(middles_s(np.searchsorted(np.cumsum(self._counts), [rank]))[0])
         return min(max(value, self.minimum_s), self.maximum_s)
 
+    def above(self, value_s: float) -> int:
+        """How many values are larger, within the stated error."""
+        return int(self._counts[int(places(np.array([value_s]))[0]) + 1 :].sum())
+
     @property
     def mean_s(self) -> float | None:
         """Arithmetic mean."""

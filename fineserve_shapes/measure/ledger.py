@@ -21,6 +21,9 @@ OK = OUTCOMES.index("ok")
 FAILURES = OUTCOMES[1:5]
 """Outcomes that are the server's or the network's failure."""
 
+ASIDE = OUTCOMES[5:]
+"""Outcomes that are neither an answer nor a failure: what we cancelled, did not send, or do not know."""
+
 
 class Ledger:
     """Counts of planned requests and of their outcomes.
@@ -59,6 +62,11 @@ class Ledger:
     def as_dict(self) -> dict[str, int]:
         """`planned` and every outcome by name."""
         return {"planned": self.planned, **self._ended}
+
+
+def done(ledger: Ledger) -> int:
+    """How many requests were answered or failed."""
+    return ledger["ok"] + failed(ledger)
 
 
 def failed(ledger: Ledger) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where a run stands.
 
-    planned: rows of the plan, None where that is not known yet. end_s: when the last of them is due, or the run time
+    done: requests that were answered or failed. aside: how many ended otherwise, by outcome, those that do not occur left
+    out. planned: rows of the plan, None where that is not known yet. end_s: when the last of them is due, or the run time
     ends. rate_rps: requests sent per second of late. ttft_p50_s, ttft_p99_s: of the run so far.
     """
 
@@ -22,6 +24,7 @@ class Progress:
     ttft_p50_s: float | None
     ttft_p99_s: float | None
     end_s: float | None
+    aside: Mapping[str, int] = field(default_factory=dict)
 
     def line(self) -> str:
         """`0:42  210 of 500 done  5.0/s  12 in flight  TTFT p50 120 ms p99 300 ms  0 failed  0:58 left`."""
@@ -33,7 +36,7 @@ class Progress:
         ]
         if self.ttft_p50_s is not None and self.ttft_p99_s is not None:
             parts.append(f"TTFT p50 {1e3 * self.ttft_p50_s:,.0f} ms p99 {1e3 * self.ttft_p99_s:,.0f} ms")
-        parts.append(f"{self.failed:,} failed")
+        parts += [f"{self.failed:,} failed", *(f"{count:,} {outcome}" for outcome, count in self.aside.items())]
         if self.end_s is not None:
             left_s = self.end_s - self.elapsed_s
             parts.append(f"{_clock(left_s)} left" if left_s > 0 else "waiting for the last answers")

@@ -7,6 +7,7 @@ from typing import Any
 
 _LATENCY_ROWS = (
     ("TTFT", "ttft"),
+    ("TTFT visible", "visible_ttft"),
     ("TTFT from due", "ttft_from_due"),
     ("TPOT", "tpot"),
     ("ITL", "itl"),
@@ -38,17 +39,18 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         ),
         *_fidelity_lines(fidelity),
         (
-            f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s,"
-            f" {_number(summary['request_throughput'])} requests/s,"
-            f" {_number(summary['input_throughput'])} input and {_number(summary['output_throughput'])} output tokens/s"
+            f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s, the drain included:"
+            f" {_throughput(summary)}"
         ),
+        *_steady_lines(summary["steady"]),
         *_goodput_lines(summary["goodput"]),
+        *_server_lines(summary.get("server_metrics") or {}),
         "",
         f"{'ms':<15}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p95", "p99")),
     ]
     for title, name in _LATENCY_ROWS:
         values = [summary[f"{statistic}_{name}_ms"] for statistic in ("mean", "median", "p90", "p95", "p99")]
-        if values[0] is not None:
+        if values[0] is not None and not (name == "visible_ttft" and _all_visible(summary)):
             lines.append(f"{title:<15}" + "".join(f"{_number(value):>10}" for value in values))
     for error in summary["errors"][:_MAX_ERRORS]:
         lines.append(f"{error['requests']:,} x {error['outcome']}: {error['error']}")
@@ -88,14 +90,52 @@ def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _throughput(figures: Mapping[str, Any]) -> str:
+    return (
+        f"{_number(figures['request_throughput'])} requests/s,"
+        f" {_number(figures['input_throughput'])} input and {_number(figures['output_throughput'])} output tokens/s"
+    )
+
+
+def _steady_lines(steady: Mapping[str, Any]) -> list[str]:
+    """Neither warm-up nor drain."""
+    if steady["request_throughput"] is None:
+        return []
+    line = (
+        f"steady, {_number(steady['start_s'])} to {_number(steady['end_s'])} s (the last due time):"
+        f" {_throughput(steady)}, {_number(steady['concurrency'])} in flight"
+    )
+    return [line]
+
+
+def _all_visible(summary: Mapping[str, Any]) -> bool:
+    """Whether every first token was one that a user sees: there was no reasoning before it."""
+    return all(summary[f"{name}_visible_ttft_ms"] == summary[f"{name}_ttft_ms"] for name in ("mean", "std", "p99"))
+
+
 def _goodput_lines(goodput: Mapping[str, Any] | None) -> list[str]:
     if goodput is None:
         return []
     limits = ", ".join(f"{name.removesuffix('_ms')} {_number(value)} ms" for name, value in goodput["slo"].items())
     share = "" if goodput["share"] is None else f" ({goodput['share']:.1%})"
-    return [
-        f"goodput: {_number(goodput['rps'])} requests/s; {goodput['good']:,} of {goodput['of']:,}{share} met {limits}"
-    ]
+    rate = ""
+    if goodput["rps"] is not None:
+        rate = (
+            f"{_number(goodput['rps'])} requests/s, {_number(goodput['output_tps'])} output tokens/s (steady window); "
+        )
+    return [f"goodput: {rate}{goodput['good']:,} of {goodput['of']:,}{share} met {limits}"]
+
+
+def _server_lines(server: Mapping[str, Any]) -> list[str]:
+    """What the server says of its caches and drafts; nothing of those it does not have."""
+    parts = []
+    if (cached := server.get("cached_prompt_tokens")) is not None and server.get("prompt_tokens"):
+        share = cached / server["prompt_tokens"]
+        parts.append(f"{cached:,.0f} of {server['prompt_tokens']:,.0f} prompt tokens were cached ({share:.1%})")
+    if (rate := server.get("draft_acceptance_rate")) is not None:
+        length = _number(server["mean_acceptance_length"])
+        parts.append(f"{rate:.1%} of draft tokens were accepted, {length} tokens a step")
+    return [f"server: {'; '.join(parts)}"] if parts else []
 
 
 def _count(value: int | None) -> str:

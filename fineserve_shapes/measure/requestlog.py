@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.filenames import named
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.outbox import Measurements
@@ -79,7 +80,7 @@ class RequestLog:
         form = _FORMS.get(path.suffix.lower())
         if form is None:
             raise InputError(f"{path} must end in {', '.join(_FORMS)} (--request-log)")
-        self.path = path.with_name(path.name.replace("{run}", run))
+        self.path = named(path, run)
         self.rows = 0
         self._run = run
         self._warmup_s = warmup_s

@@ -75,7 +75,7 @@ class Series:
     600 s, all before in an hour; a slot keeps only what is not zero. Quantiles are within the histogram's relative error
     of 0.5 %.
 
-    slo: what makes an answer good; none: nothing is.
+    slo: what makes an answer good; without one there is no such figure.
     """
 
     def __init__(self, slo: Slo | None = None) -> None:
@@ -227,7 +227,8 @@ class Series:
 
         `start_s`, `width_s`: where each slot begins, and how long it is (1, 10, 60, 600 or 3600 s), ascending without gaps.
         `total`, and `streams` by number as text ("0", ...): columns of the same length:
-          - by name in COUNTS: requests or tokens in the slot (divide by `width_s` for a rate); `in_flight` is a mean;
+          - by name in COUNTS: requests or tokens in the slot (divide by `width_s` for a rate); `in_flight` is a mean; no
+            `good` without an SLO;
           - by name in QUANTITIES: `{"count": [...], "p50_ms": [...], "p90_ms": [...], "p99_ms": [...]}`, None in a slot
             without values.
         `quantities`, `counts`: those names. The newest slots are not final: answers still under way add to them.
@@ -243,11 +244,12 @@ class Series:
         sums = np.concatenate([np.empty(0), *(slot.sums for _, slot in parts)])
         streams = keys >> (_FIELD_BITS + _PLACE_BITS)
         inner = keys & (1 << (_FIELD_BITS + _PLACE_BITS)) - 1
-        columns = Columns(len(starts), np.array(widths), COUNTS, QUANTITIES, QUANTILES, _PLACE_BITS)
+        absent = frozenset({"good"} if self._slo is None else ())
+        columns = Columns(len(starts), np.array(widths), COUNTS, QUANTITIES, QUANTILES, _PLACE_BITS, absent)
         return {
             "start_s": starts,
             "width_s": widths,
-            "counts": list(COUNTS),
+            "counts": [name for name in COUNTS if name not in absent],
             "quantities": list(QUANTITIES),
             "total": columns.of(at, inner, sums),
             "streams": {

@@ -13,7 +13,17 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 GAUGES = ("running", "waiting", "kv_cache_usage")
-COUNTERS = ("preemptions", "prompt_tokens", "generation_tokens")
+COUNTERS = (
+    "preemptions",
+    "prompt_tokens",
+    "generation_tokens",
+    "cached_prompt_tokens",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
+    "drafts",
+    "draft_tokens",
+    "accepted_tokens",
+)
 MAX_SAMPLES = 4_096
 
 _NAMES = {
@@ -24,6 +34,14 @@ _NAMES = {
     "vllm:num_preemptions_total": "preemptions",
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:prompt_tokens_cached_total": "cached_prompt_tokens",
+    "vllm:prefix_cache_queries_total": "prefix_cache_queries",
+    "vllm:prefix_cache_hits_total": "prefix_cache_hits",
+    "vllm:gpu_prefix_cache_queries_total": "prefix_cache_queries",  # their names before vLLM 0.11
+    "vllm:gpu_prefix_cache_hits_total": "prefix_cache_hits",
+    "vllm:spec_decode_num_drafts_total": "drafts",
+    "vllm:spec_decode_num_draft_tokens_total": "draft_tokens",
+    "vllm:spec_decode_num_accepted_tokens_total": "accepted_tokens",
 }
 
 
@@ -78,7 +96,13 @@ class ServerSeries:
         return {"at_s": self._at_s[start:], **{name: column[start:] for name, column in self._columns.items()}}
 
     def figures(self) -> dict[str, Any]:
-        """`samples`; the mean and the largest of each gauge; by how much each counter grew. None where there was none."""
+        """`samples`; the mean and the largest of each gauge; by how much each counter grew; and what follows from those.
+
+        `cached_prompt_tokens`: prompt tokens that were not computed, since the server had them; from its prefix cache's
+        hits where it has no count of its own. `prefix_cache_hit_rate`: hits over queries, in tokens. Of speculative
+        decoding, `draft_acceptance_rate`: accepted over draft tokens; `mean_acceptance_length`: tokens a step, the one
+        that is not a draft included. None where there was none.
+        """
         result: dict[str, Any] = {"samples": len(self._at_s)}
         for name in GAUGES:
             values = [value for value in self._columns[name] if value is not None]
@@ -89,7 +113,14 @@ class ServerSeries:
             # a server that was started anew counts from 0
             steps = (max(after - before, 0) or after * (after < before) for before, after in itertools.pairwise(values))
             result[name] = sum(steps) if values else None
-        return result
+        if result["cached_prompt_tokens"] is None:
+            result["cached_prompt_tokens"] = result["prefix_cache_hits"]
+        accepted_per_draft = _ratio(result["accepted_tokens"], result["drafts"])
+        return result | {
+            "prefix_cache_hit_rate": _ratio(result["prefix_cache_hits"], result["prefix_cache_queries"]),
+            "draft_acceptance_rate": _ratio(result["accepted_tokens"], result["draft_tokens"]),
+            "mean_acceptance_length": None if accepted_per_draft is None else 1 + accepted_per_draft,
+        }
 
     def _thin(self) -> None:
         half = MAX_SAMPLES // 2 // 2 * 2
@@ -101,6 +132,10 @@ class ServerSeries:
             else:
                 older = [first if second is None else second for first, second in pairs]
             self._columns[name] = older + column[half:]
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
 
 
 def _mean(first: float | None, second: float | None) -> float | None:

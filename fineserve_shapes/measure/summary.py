@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fineserve_shapes.measure.ledger import Ledger, failed
+from fineserve_shapes.measure.steady import throughput
 from fineserve_shapes.measure.tally import Tally
-from fineserve_shapes.measure.totals import distribution
+from fineserve_shapes.measure.totals import Totals, distribution
 
 
 def summarise(
@@ -16,28 +17,22 @@ def summarise(
     """The summary as one JSON object.
 
     The names of the FineServe generator come first (`duration`, `completed`, `request_throughput`, `mean_ttft_ms`, ...),
-    then `goodput`, `streams` (as `Tally.table` has them), `plan`, `ledger` and `fidelity` (as `judge` has it). Durations
-    under those names are in milliseconds as the names say; `duration` is in seconds, from the start of the run, or the
-    end of its warm-up, to the end of its last request. Rows due in the warm-up are in the ledger, and in nothing else.
-    None stands for what was not measured.
+    then `steady` (see `steady.throughput`), `goodput`, `streams` (as `Tally.table` has them), `plan`, `ledger` and
+    `fidelity` (as `judge` has it). Durations under those names are in milliseconds as the names say; `duration` is in
+    seconds, from the start of the run, or the end of its warm-up, to the end of its last request: the time that requests
+    took to end after the last one was sent is in it, and in the throughputs beside it; in those of `steady` it is not.
+    Rows due in the warm-up are in the ledger, and in nothing else. None stands for what was not measured.
     """
     totals = tally.total
-    duration_s = max(totals.last_end_s - tally.warmup_s, 0.0)
-    per_s = 1 / duration_s if duration_s > 0 else 0.0
     summary: dict[str, Any] = {
         **run,
-        "duration": duration_s,
-        "completed": totals.completed,
+        **rates(tally),
         "failed": failed(ledger),
         "short": totals.short,
         "retried": totals.retried,
         "retried_requests": sorted(totals.retried_requests),
         "total_input_tokens": totals.input_tokens,
         "total_output_tokens": totals.output_tokens,
-        "request_throughput": totals.completed * per_s,
-        "input_throughput": totals.input_tokens * per_s,
-        "output_throughput": totals.output_tokens * per_s,
-        "concurrency": totals.latencies["e2e_latency"].sum_s * per_s,
     }
     for name, histogram in totals.latencies.items():
         found = distribution(histogram)
@@ -47,7 +42,7 @@ def summarise(
             f"std_{name}_ms": found["std_ms"],
             **{f"p{q}_{name}_ms": found[f"p{q}_ms"] for q in (90, 95, 99)},
         }
-    summary["goodput"] = goodput(tally, totals.good, ledger, per_s)
+    summary["goodput"] = goodput(tally, totals, ledger)
     summary["tokens"] = {
         "asked_output": totals.asked_output_tokens,
         "counted_by_chunks": totals.counted_by_chunks,
@@ -63,18 +58,37 @@ def summarise(
     return summary
 
 
-def goodput(tally: Tally, good: int, ledger: Ledger, per_s: float) -> dict[str, Any] | None:
-    """Answers that were `ok` and met every SLO, per second and as a share of what was planned; None without an SLO.
+def rates(tally: Tally) -> dict[str, Any]:
+    """Rates: of the whole run, its drain included, and those of `steady`."""
+    totals = tally.total
+    duration_s = max(totals.last_end_s - tally.warmup_s, 0.0)
+    per_s = 1 / duration_s if duration_s > 0 else 0.0
+    return {
+        "duration": duration_s,
+        "completed": totals.completed,
+        "request_throughput": totals.completed * per_s,
+        "input_throughput": totals.input_tokens * per_s,
+        "output_throughput": totals.output_tokens * per_s,
+        "concurrency": totals.latencies["e2e_latency"].sum_s * per_s,
+        "steady": throughput(tally.series, tally.window),
+    }
 
-    Whatever failed, was cancelled, was not sent or is unknown is a miss.
+
+def goodput(tally: Tally, totals: Totals, ledger: Ledger) -> dict[str, Any] | None:
+    """Answers that were `ok` and met every SLO, as a share of what was planned and per second; None without an SLO.
+
+    Whatever failed, was cancelled, was not sent or is unknown is a miss. `rps`, `output_tps`: good requests that were due
+    in the steady window, and the output tokens of their answers, per second of the window: an answer counts where its
+    request was due, so that time after the last due time takes nothing away. None where there is no such window.
     """
     if tally.slo is None:
         return None
     planned = ledger.planned - tally.planned_in_warmup
     return {
         "slo": tally.slo.as_dict(),
-        "good": good,
+        "good": totals.good,
         "of": planned,
-        "share": good / planned if planned else None,
-        "rps": good * per_s,
+        "share": totals.good / planned if planned else None,
+        "rps": tally.window.per_s(totals.good),
+        "output_tps": tally.window.per_s(totals.good_output_tokens),
     }

@@ -11,6 +11,7 @@ from fineserve_shapes.measure.delivery import Delivery
 from fineserve_shapes.measure.outbox import Measurements
 from fineserve_shapes.measure.series import FloatArray, IntArray, Series
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.steady import Window
 from fineserve_shapes.measure.totals import Totals
 
 
@@ -36,6 +37,11 @@ class Tally:
         for totals in self.streams.values():
             total.merge(totals)
         return total
+
+    @property
+    def window(self) -> Window:
+        """The steady part of the run, as of now: whatever is counted in totals was due in it."""
+        return Window(self.warmup_s, max(self.delivery.last_due_s, self.warmup_s))
 
     def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """Rows of the plan, in time order, have been leased for the first time."""
@@ -70,8 +76,8 @@ class Tally:
         """Exact figures, in total and by stream, as plain values.
 
         `{"total": {...}, "streams": {"0": {...}}}`; each entry has `outcomes` (of requests that were sent), `sent`,
-        `short`, `retried`, `good` (None without an SLO), `input_tokens`, `output_tokens`, and by latency's name the
-        distribution (see `totals.distribution`): `e2e_latency`, `ttft`, `ttft_from_due`, `tpot`, `itl`, `lag`.
+        `short`, `retried`, `good` and `good_output_tokens` (None without an SLO), `input_tokens`, `output_tokens`, and by
+        latency's name (LATENCIES, and `lag`) the distribution (see `totals.distribution`).
         """
         return {
             "total": self._entry(self.total),
@@ -85,6 +91,7 @@ class Tally:
             "short": totals.short,
             "retried": totals.retried,
             "good": None if self.slo is None else totals.good,
+            "good_output_tokens": None if self.slo is None else totals.good_output_tokens,
             "input_tokens": totals.input_tokens,
             "output_tokens": totals.output_tokens,
             **totals.figures(),

@@ -10,12 +10,13 @@ import numpy as np
 
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import Histogram
-from fineserve_shapes.measure.ledger import OK, OUTCOMES
+from fineserve_shapes.measure.ledger import FAILURES, OK, OUTCOMES
 from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.slo import Slo
 
 MAX_LISTED = 1000
-LATENCIES = ("e2e_latency", "ttft", "ttft_from_due", "tpot", "itl")
+LATENCIES = ("e2e_latency", "ttft", "visible_ttft", "ttft_from_due", "tpot", "itl")
+"""visible_ttft: to the first content that is no reasoning; the same as ttft where a model does not reason."""
 
 Errors = Counter[tuple[str, str]]
 
@@ -39,7 +40,7 @@ class Totals:
         self.asked_output_tokens = 0
         self.short = self.retried = self.counted_by_chunks = 0
         self.input_mismatch = 0
-        self.good = 0
+        self.good = self.good_output_tokens = 0
         self.first_sent_s = math.inf
         self.last_sent_s = -math.inf
         self.last_end_s = -math.inf
@@ -68,10 +69,13 @@ class Totals:
         self.last_sent_s = max(self.last_sent_s, float(rows["sent_s"].max()))
         self.last_end_s = max(self.last_end_s, float(rows["end_s"].max()))
         if slo is not None:
-            self.good += int(slo.met(rows).sum())
+            met = slo.met(rows)
+            self.good += int(met.sum())
+            self.good_output_tokens += int(np.maximum(rows["output_tokens"][met], 0).sum())
         ok = rows[rows["outcome"] == OK]
         self.latencies["e2e_latency"].record(records.e2e_s(ok))
         self.latencies["ttft"].record(records.ttft_s(ok))
+        self.latencies["visible_ttft"].record(ok["first_visible_s"] - ok["sent_s"])
         self.latencies["ttft_from_due"].record(records.ttft_from_due_s(ok))
         self.latencies["tpot"].record(records.tpot_s(ok))
         self.short += int(ok["short"].sum())
@@ -82,8 +86,10 @@ class Totals:
         self.asked_output_tokens += int(ok["asked_output"].sum())
 
     def add_errors(self, errors: Errors) -> None:
-        """Fold in counts by (outcome, text); beyond some hundred kinds they go under one heading."""
+        """Fold in counts by (outcome, text), those of failures; beyond some hundred kinds they go under one heading."""
         for error, count in errors.items():
+            if error[0] not in FAILURES:
+                continue
             known = error in self.errors or len(self.errors) < MAX_ERROR_KINDS
             self.errors[error if known else (error[0], OTHER_ERRORS)] += count
 
@@ -98,7 +104,7 @@ class Totals:
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] += count
         for name in ("input_tokens", "output_tokens", "asked_output_tokens", "short", "retried", "counted_by_chunks",
-                     "input_mismatch", "good", "sent"):  # fmt: skip
+                     "input_mismatch", "good", "good_output_tokens", "sent"):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_sent_s = min(self.first_sent_s, other.first_sent_s)
         self.last_sent_s = max(self.last_sent_s, other.last_sent_s)

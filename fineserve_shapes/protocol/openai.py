@@ -13,8 +13,12 @@ from typing import Any
 
 import orjson
 
+from fineserve_shapes.protocol.endings import ending
+
 MAX_ERROR_CHARS = 300
 DONE = b"[DONE]"
+_MOST = 2**31  # more than that no count is
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(slots=True)
@@ -29,43 +33,59 @@ class Usage:
 class Delta:
     """What one event adds to an answer.
 
-    carries_token: generated content of any kind, reasoning and tool calls included, or empty text that is a token.
+    contents: choices with generated content of any kind: text, reasoning, a tool call, a refusal, or token ids.
     visible: content that a reader sees (no reasoning).
+    empties: choices whose text is there and empty, which neither open (role) nor close (finish_reason) the answer: some
+    servers send half a character so, others a sign of life.
+    closings: choices that close without content. bare: choices with none of all that.
     tokens: how many, where the event itself says so (token ids); else None.
     choices: (index, finish_reason or None) of each choice in the event.
+    unreadable: it is no JSON, which `error` says as well.
     """
 
-    carries_token: bool = False
+    contents: int = 0
     visible: bool = False
+    empties: int = 0
+    closings: int = 0
+    bare: int = 0
     tokens: int | None = None
     choices: tuple[tuple[int, str | None], ...] = ()
     usage: Usage | None = None
     error: str | None = None
+    unreadable: bool = False
     server_metrics: Mapping[str, Any] | None = None
 
 
 def read_event(payload: bytes) -> Delta:
     """The meaning of one event of a stream; anything that is no such event comes back as an error in words."""
     event = _load(payload)
+    if event is None:
+        return Delta(error=no_event(payload), unreadable=True)
+    if isinstance(event, list) and len(event) == 1:
+        event = event[0]
     if not isinstance(event, dict):
-        return Delta(error=shorten(f"not an OpenAI event: {payload[:200]!r}"))
+        return Delta(error=no_event(payload))
     if event.get("error") is not None or event.get("object") == "error":
         return Delta(error=error_text(event))
     choices = event.get("choices")
+    usage = event.get("usage")
     if not isinstance(choices, list):
-        detail = event.get("detail")
-        return Delta(error=error_text(event) if detail is not None else None, usage=_usage(event.get("usage")))
+        says = any(event.get(key) is not None for key in ("detail", "message", "msg"))
+        if says and not isinstance(usage, dict):
+            return Delta(error=error_text(event))
+        return Delta(usage=_usage(usage))
     delta = Delta()
     seen = []
     for choice in choices:
         if not isinstance(choice, dict):
             return Delta(error=shorten(f"not a choice: {choice!r}"))
         finish = choice.get("finish_reason")
+        if finish is not None:
+            finish = ending(finish)
         index = choice.get("index", 0)
-        seen.append((index if type(index) is int else 0, None if finish is None else str(finish)))
+        seen.append((index if type(index) is int and 0 <= index < _MOST else 0, finish))
         _read_choice(choice, finish, delta)
     delta.choices = tuple(seen)
-    usage = event.get("usage")
     if usage is not None:
         delta.usage = _usage(usage)
     metrics = event.get("metrics")
@@ -74,26 +94,79 @@ def read_event(payload: bytes) -> Delta:
     return delta
 
 
-def _read_choice(choice: dict[str, Any], finish: object, delta: Delta) -> None:
+_VISIBLE = ("content", "tool_calls", "refusal", "function_call", "audio")
+_HIDDEN = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+
+
+def _read_choice(choice: dict[str, Any], finish: str | None, delta: Delta) -> None:
     part = choice.get("delta")
     if part is None:
         part = choice.get("message")  # an answer that was not streamed
-    token_ids = choice.get("token_ids")
     if isinstance(part, dict):
-        content = bool(
-            part.get("content") or part.get("tool_calls") or part.get("refusal") or part.get("function_call")
-        )
-        hidden = bool(part.get("reasoning_content") or part.get("reasoning"))
-        # empty content is a token where it opens nothing (role) and closes nothing (finish_reason)
-        empty = part.get("content") == "" and "role" not in part and finish is None
+        visible = any(part.get(name) for name in _VISIBLE)
+        content = visible or any(part.get(name) for name in _HIDDEN)
+        empty = "role" not in part and any(part.get(name) == "" for name in (*_VISIBLE, *_HIDDEN))
     else:
         text = choice.get("text")
-        content, hidden, empty = bool(text), False, text == "" and finish is None
+        content = visible = bool(text)
+        empty = text == ""
+    token_ids = choice.get("token_ids")
     if isinstance(token_ids, list):
-        delta.tokens = (delta.tokens or 0) + len(token_ids)
-        empty = len(token_ids) > 0
-    delta.carries_token |= content or hidden or empty
-    delta.visible |= content
+        if token_ids:
+            content = True
+            delta.tokens = (delta.tokens or 0) + len(token_ids)
+        empty = False  # the server says itself that it is none
+    if content:
+        delta.contents += 1
+        delta.visible |= visible
+    elif finish is not None:
+        delta.closings += 1
+    elif empty:
+        delta.empties += 1
+    else:
+        delta.bare += 1
+
+
+def merged_events(payload: bytes) -> list[bytes] | None:
+    """The events in a payload that is not one JSON value: those that a proxy put together without the empty line between
+    them, or one that it broke over two lines. None where it is neither.
+    """
+    joined = payload.replace(b"\n", b"")
+    if b"\n" in payload and _load(joined) is not None:
+        return [joined]
+    text = payload.decode("utf-8", "surrogateescape")
+    found, at = [], 0
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+        elif text.startswith("data:", at):
+            at += 5
+        elif text.startswith("[DONE]", at):
+            found.append(DONE)
+            at += 6
+        else:
+            try:
+                _, end = _DECODER.raw_decode(text, at)
+            except (ValueError, RecursionError):
+                return None
+            found.append(text[at:end].encode("utf-8", "surrogateescape"))
+            at = end
+    return found if len(found) > 1 else None
+
+
+def is_done(payload: bytes) -> bool:
+    """Whether an event is the last: `[DONE]`, with blanks around it or in quotes too."""
+    return payload == DONE or (len(payload) < 64 and payload.strip(b" \t\r\n\"'").upper() == DONE)
+
+
+def is_json(payload: bytes) -> bool:
+    """Whether a payload is a JSON value."""
+    return _load(payload) is not None
+
+
+def no_event(payload: bytes) -> str:
+    """What there is to say of a payload that is no event."""
+    return shorten(f"not an OpenAI event: {payload[:200]!r}")
 
 
 def read_answer(body: bytes) -> Delta:
@@ -150,8 +223,11 @@ def _load(payload: bytes) -> Any:
 def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
-    return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+    return Usage(
+        _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        _count(usage.get("completion_tokens", usage.get("output_tokens"))),
+    )
 
 
 def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < _MOST else None

@@ -6,7 +6,6 @@ the caller's; nothing here reads a clock.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +13,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fineserve_shapes.protocol.openai import DONE, Delta, http_error_text, read_answer, read_event
-from fineserve_shapes.protocol.sse import SSEDecoder, SSEError
+from fineserve_shapes.protocol.endings import is_failure
+from fineserve_shapes.protocol.openai import (
+    Delta,
+    http_error_text,
+    is_done,
+    is_json,
+    merged_events,
+    no_event,
+    read_answer,
+    read_event,
+    shorten,
+)
+from fineserve_shapes.protocol.sse import MAX_EVENT_BYTES, SSEDecoder, SSEError
+from fineserve_shapes.protocol.tokens import Kind, Pieces, count_tokens
 
 MAX_BODY_BYTES = 16 * 2**20
 MAX_ERROR_BODY_BYTES = 64 * 2**10
+HEAD_BYTES = 200
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,10 +42,11 @@ class StreamResult:
     outcome: ok, http_error, stream_error, timeout, connect_error or cancelled.
     error: one line of text, None for an ok.
     first_visible_s: first content that is no reasoning.
+    end_s: when the answer ended; for an ok that is its last event, `[DONE]` where it comes.
     chunk_times_s: when each chunk that carries tokens came, shape (chunks,).
-    output_tokens: by the server's usage where it gives it, else counted chunks (`tokens_from` says which).
+    output_tokens: by the server's usage where that can be believed ("usage"), else counted ("chunks"), or "none".
     first_chunk_tokens: tokens in the first of those chunks; `first_chunk_known` is False where 1 is assumed.
-    short: an ok that ended before the asked length.
+    no_finish_reason: an ok that never said why it ended. short: an ok that ended before the asked length.
     body_bytes: of the answer, without HTTP's framing.
     """
 
@@ -51,6 +64,7 @@ class StreamResult:
     first_chunk_tokens: int = 1
     first_chunk_known: bool = False
     finish_reason: str | None = None
+    no_finish_reason: bool = False
     short: bool = False
     retried: bool = False
     reused: bool = False
@@ -89,133 +103,210 @@ class StreamReader:
     An answer whose first byte opens JSON is read as a whole, any other as a stream, whatever was asked for: a server
     may answer a stream's request with an error object.
 
-    asked_tokens: how many were asked for, to know a short answer and an endless one.
+    Which pieces are tokens and how many: `tokens.count_tokens`. What ends an answer, and how:
+
+    | what came | outcome |
+    |---|---|
+    | an error event, or a finish_reason that is a failure (`endings`) | stream_error, also after a finish_reason |
+    | a finish_reason for as many choices as were asked for, whatever their numbers | ok |
+    | `[DONE]`, usage without choices after the tokens, or whole JSON, but no finish_reason | ok, `no_finish_reason` |
+    | HTTP says that all is there, and every choice that came has its finish_reason | ok |
+    | anything else | stream_error |
+
+    `[DONE]` ends the answer: what comes after it changes nothing. The end of an ok is the time of `[DONE]`, or else of
+    the last event. A connection that is lost, or a deadline that passes, after an ok came changes nothing either.
+
+    asked_tokens: how many were asked for in each choice, to know a short answer and an endless one; None: no bound.
+    choices: how many were asked for (`n`). candidates: how many the server makes for them (`best_of`), if more.
     """
 
     __slots__ = (
         "_body",
         "_choices",
-        "_continuous",
         "_counted",
         "_error",
-        "_finish_s",
-        "_first_tokens",
-        "_first_visible_s",
+        "_event_s",
+        "_final_usage",
+        "_finished",
+        "_head",
         "_is_json",
         "_metrics",
+        "_most_tokens",
+        "_partial",
+        "_pieces",
+        "_result_tokens",
         "_retry_after_s",
         "_sse",
-        "_usage_seen",
+        "_usage_ended",
         "asked_tokens",
         "body_bytes",
+        "choices",
+        "done",
+        "first_token_s",
         "hopeless",
         "input_tokens",
-        "output_tokens",
         "status",
-        "times_s",
     )
 
-    def __init__(self, asked_tokens: int) -> None:
+    def __init__(self, asked_tokens: int | None, choices: int = 1, candidates: int = 1) -> None:
         self.asked_tokens = asked_tokens
+        self.choices = choices
+        # a server that never stops must not be read for ever
+        self._most_tokens = None if asked_tokens is None else 2 * asked_tokens * max(choices, candidates) + 1024
         self.status: int | None = None
         self.body_bytes = 0
-        self._retry_after_s: float | None = None
-        self.times_s = array("d")
         self.input_tokens: int | None = None
-        self.output_tokens: int | None = None
+        self.first_token_s: float | None = None
+        self.done = False  # [DONE] has come
+        self.hopeless = False  # reading on would change nothing and cost memory: the connection should be closed
+        self._retry_after_s: float | None = None
         self._sse = SSEDecoder()
         self._is_json: bool | None = None  # not known before the first byte of the body
         self._body = bytearray()
+        self._head = b""  # of a body in which no event has been found so far
+        self._partial = b""  # an event that is the beginning of one
+        self._pieces = Pieces()
+        self._counted = 0  # tokens by token ids, or one for each content
+        self._final_usage: int | None = None
+        self._usage_ended = False  # usage without choices came after the last token
+        self._result_tokens: int | None = None
         self._choices: dict[int, str | None] = {}
-        self._counted = 0  # tokens by token ids, or one per chunk
-        self._continuous: bool | None = None  # usage on every chunk: known from the first chunk with a choice
-        self._usage_seen = 0
-        self._finish_s: float | None = None  # when the finish_reason came
-        self._first_tokens: int | None = None
-        self._first_visible_s: float | None = None
+        self._finished = 0  # choices with a finish_reason
+        self._event_s: float | None = None  # when the last event came
         self._metrics: Mapping[str, Any] | None = None
         self._error: str | None = None
-        self.hopeless = False  # reading on would change nothing and cost memory: the connection should be closed
 
     @property
     def tokens(self) -> int:
-        """Output tokens so far."""
-        return self._counted if self.output_tokens is None else self.output_tokens
+        """Output tokens so far: as they were counted, until the end of the answer tells better."""
+        return self._counted if self._result_tokens is None else self._result_tokens
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is a whole one already, or failed by its server's word: no end of HTTP changes that."""
+        return self.done or self._error is not None or self._finished >= self.choices
 
     def headers(self, status: int, retry_after_s: float | None = None) -> None:
         """The status line and headers have come. retry_after_s: when the server wants to be asked again, if it says."""
         self.status = status
         self._retry_after_s = retry_after_s
 
-    def feed(self, data: bytes, at_s: float) -> bool:
-        """Take bytes of the body, which came at a time; whether they were progress (a token, not a comment)."""
+    def feed(self, data: bytes, at_s: float) -> int:
+        """Take bytes of the body, which came at a time; how many pieces with tokens they held (a comment is none).
+
+        Bytes of anything but a stream count as one.
+        """
         self.body_bytes += len(data)
         if self.status != 200:
             self.hopeless = not self._keep(data, MAX_ERROR_BODY_BYTES)
-            return True
+            return 1
         if self._is_json is None:
             start = data.lstrip()
             if not start:
-                return False
+                return 0
             self._is_json = start[:1] in (b"{", b"[")
         if self._is_json:
+            self._event_s = at_s
             if not self._keep(data, MAX_BODY_BYTES):
                 self._give_up(f"an answer of more than {MAX_BODY_BYTES} bytes")
-            return True
+            return 1
+        if self._event_s is None and len(self._head) < HEAD_BYTES:
+            self._head += data[:HEAD_BYTES]
         try:
             payloads = self._sse.feed(data)
         except SSEError as error:
             self._give_up(str(error))
-            return False
-        before = len(self.times_s)
+            return 0
+        tokens = 0
         for payload in payloads:
-            self._take(payload, at_s)
-        return len(self.times_s) > before
+            tokens += self._take(payload, at_s)
+        return tokens
 
     def _keep(self, data: bytes, limit: int) -> bool:
         self._body += data[: limit - len(self._body)]
         return len(self._body) < limit
 
-    def _give_up(self, error: str) -> None:
+    def _fail(self, error: str) -> None:
         self._error = self._error or error
+
+    def _give_up(self, error: str) -> None:
+        self._fail(error)
         self.hopeless = True
 
-    def _take(self, payload: bytes, at_s: float) -> None:
-        if payload == DONE or not payload:
-            return
+    def _take(self, payload: bytes, at_s: float) -> bool:
+        """Take one event; whether it held tokens."""
+        if self.done or not payload:
+            return False
+        if is_done(payload):
+            self.done, self._event_s = True, at_s
+            return False
         delta = read_event(payload)
+        if delta.unreadable:
+            return self._take_unreadable(payload, delta, at_s)
+        if self._partial:
+            self._fail(no_event(self._partial))
+        self._event_s = at_s
         if delta.error is not None:
-            self._error = self._error or delta.error
-            return
-        self._choices.update(
-            (index, finish) for index, finish in delta.choices if finish is not None or index not in self._choices
-        )
-        if any(finish is not None for _, finish in delta.choices):
-            self._finish_s = at_s
-        tokens, carries = delta.tokens, delta.carries_token
-        if delta.usage is not None:
-            self.input_tokens = delta.usage.input_tokens
-            counted = delta.usage.output_tokens
-            if counted is not None:
-                if delta.choices and (carries or counted) and self._continuous is None:
-                    self._continuous = True
-                if self._continuous and delta.choices:
-                    tokens = counted - self._usage_seen
-                    carries = tokens > 0
-                self._usage_seen = self.output_tokens = counted
-        elif carries and self._continuous is None:
-            self._continuous = False
-        if carries:
-            if not self.times_s:
-                self._first_tokens = tokens
-            self.times_s.append(at_s)
-            self._counted += tokens or 1
-            if delta.visible and self._first_visible_s is None:
-                self._first_visible_s = at_s
-            if self._counted > 2 * self.asked_tokens + 1024:  # a server that never stops must not be read for ever
-                self._give_up(f"{self._counted} tokens came where {self.asked_tokens} were asked for")
+            self._fail(delta.error)
+            return False
+        for index, reason in delta.choices:
+            self._finish_choice(index, reason)
+        usage = delta.usage
+        if usage is not None:
+            if usage.input_tokens is not None:
+                self.input_tokens = usage.input_tokens
+            if not delta.choices:
+                self._final_usage = usage.output_tokens or self._final_usage
+                self._usage_ended = bool(usage.output_tokens and self._pieces.times_s)
         if delta.server_metrics is not None:
             self._metrics = delta.server_metrics
+        return bool(delta.choices) and self._add_piece(delta, at_s)
+
+    def _add_piece(self, delta: Delta, at_s: float) -> bool:
+        usage = None if delta.usage is None else delta.usage.output_tokens
+        kind = Kind.CONTENT
+        if not delta.contents:
+            kind = Kind.EMPTY if delta.empties else Kind.CLOSING if delta.closings else Kind.BARE
+            if kind is Kind.BARE and usage is None:
+                return False
+        tokens = max(delta.tokens or 0, delta.contents)
+        self._pieces.add(at_s, kind, tokens, said=delta.tokens is not None, visible=delta.visible, usage=usage,
+                         choice=delta.choices[0][0])  # fmt: skip
+        if kind is not Kind.CONTENT:
+            return False
+        self._usage_ended = False
+        if self.first_token_s is None:
+            self.first_token_s = at_s
+        self._counted += tokens
+        if self._most_tokens is not None and self._counted > self._most_tokens:
+            asked = f"{self.choices} x {self.asked_tokens}" if self.choices > 1 else f"{self.asked_tokens}"
+            self._give_up(f"{self._counted} tokens came where {asked} were asked for")
+        return True
+
+    def _finish_choice(self, index: int, reason: str | None) -> None:
+        before = self._choices.get(index)
+        if reason is None:
+            self._choices.setdefault(index, None)
+            return
+        self._finished += before is None
+        self._choices[index] = reason
+        if is_failure(reason):
+            self._fail(f"the server gave the answer up: finish_reason {reason!r}")
+
+    def _take_unreadable(self, payload: bytes, delta: Delta, at_s: float) -> bool:
+        """An event that is no JSON by itself: several, or a part of one."""
+        events = merged_events(payload)
+        if events is None and self._partial:
+            joined, self._partial = self._partial + payload, b""
+            events = [joined] if len(joined) <= MAX_EVENT_BYTES and is_json(joined) else None
+        elif events is None and payload.startswith(b"{"):
+            self._partial = payload
+            return False
+        if events is None:
+            self._event_s = at_s
+            self._fail(delta.error or no_event(payload))
+            return False
+        return sum(self._take(event, at_s) for event in events) > 0  # each of them is taken
 
     def finish(
         self, sent_s: float, end_s: float, *, whole: bool, retried: bool = False, reused: bool = False
@@ -232,11 +323,12 @@ class StreamReader:
     ) -> StreamResult:
         """The answer was given up (a deadline, the end of the run): what there is of it.
 
-        A server that reported an error and then kept the connection open is still a server that reported an error.
+        A server that had said all before, or had reported an error, and then kept the connection open did that.
         """
-        if outcome == "timeout" and self._error is not None:
-            outcome, error = "stream_error", self._error
-        return self._result(outcome, error, sent_s, end_s, retried, reused)
+        if self.status == 200 and self.complete and not self._is_json:
+            outcome, said = self._verdict(end_s, whole=False)
+            error = said or ""
+        return self._result(outcome, error or None, sent_s, end_s, retried, reused)
 
     def _verdict(self, end_s: float, whole: bool) -> tuple[str, str | None]:
         if self.status is None:
@@ -245,53 +337,68 @@ class StreamReader:
             return "http_error", http_error_text(self.status, bytes(self._body))
         if self._is_json:
             self._read_whole()
-        elif self._error is None:
+        elif self._error is None and not self.done:
             for payload in self._sse.end():
-                self._take(payload, end_s)
+                self._take(payload, end_s if self._event_s is None else self._event_s)
+            if self._partial:
+                self._fail(no_event(self._partial))
         if self._error is not None:
             return "stream_error", self._error
-        if self._choices and None not in self._choices.values():
-            return "ok", None  # every choice is finished: what HTTP or [DONE] would add is nothing of the answer
-        if not whole:
+        finished = self._finished == len(self._choices)
+        if self._finished >= self.choices or (self._finished and finished and (whole or self.done)):
+            return "ok", None  # what HTTP or [DONE] would add is nothing of the answer
+        if self._choices and (self._is_json or self._counted) and (self.done or self._usage_ended or self._is_json):
+            return "ok", None  # whole by another sign than its finish_reason
+        if not whole and not self.done:
             return "stream_error", "the connection ended in the middle of the answer"
         if not self._choices:
-            return "stream_error", "the answer holds no choice"
+            return "stream_error", self._no_choice()
         return "stream_error", "the answer ended without a finish_reason"
+
+    def _no_choice(self) -> str:
+        if self._event_s is None and self._head:
+            return shorten(f"the answer is no event stream: {bytes(self._head[:HEAD_BYTES])!r}")
+        return "the answer holds no choice"
 
     def _read_whole(self) -> None:
         delta: Delta = read_answer(bytes(self._body))
         if delta.error is not None:
-            self._error = self._error or delta.error
+            self._fail(delta.error)
             return
-        self._choices.update(delta.choices)
+        for index, reason in delta.choices:
+            self._finish_choice(index, reason)
         if delta.usage is not None:
-            self.input_tokens, self.output_tokens = delta.usage.input_tokens, delta.usage.output_tokens
+            self.input_tokens, self._final_usage = delta.usage.input_tokens, delta.usage.output_tokens or None
         self._metrics = delta.server_metrics
 
     def _result(
         self, outcome: str, error: str | None, sent_s: float, end_s: float, retried: bool, reused: bool
     ) -> StreamResult:
-        from_usage = self.output_tokens is not None
-        if self.output_tokens and not self.times_s and self._finish_s is not None:
-            self.times_s.append(self._finish_s)  # usage says that the empty chunk with the finish_reason was a token
-        output_tokens = self.output_tokens if from_usage else (self._counted or None)
+        pieces = self._pieces
+        found = count_tokens(pieces, self._final_usage, self.choices)
+        self._result_tokens = found.output_tokens or 0
+        times_s = found.times_s
+        ok = outcome == "ok"
+        asked = None if self.asked_tokens is None else self.asked_tokens * self.choices
+        visible = pieces.visible.find(1)
         reasons = [reason for reason in self._choices.values() if reason is not None]
         return StreamResult(
             outcome=outcome,
             error=error,
             sent_s=sent_s,
-            end_s=end_s,
-            first_token_s=self.times_s[0] if self.times_s else None,
-            first_visible_s=self._first_visible_s,
-            last_token_s=self.times_s[-1] if self.times_s else None,
-            chunk_times_s=np.array(self.times_s, dtype=np.float64),
+            end_s=self._event_s if ok and self._event_s is not None else end_s,
+            first_token_s=float(times_s[0]) if len(times_s) else None,
+            first_visible_s=None if visible < 0 else pieces.times_s[visible],
+            last_token_s=float(times_s[-1]) if len(times_s) else None,
+            chunk_times_s=times_s,
             input_tokens=self.input_tokens,
-            output_tokens=output_tokens,
-            tokens_from="usage" if from_usage else "chunks" if self._counted else "none",
-            first_chunk_tokens=self._first_tokens or 1,
-            first_chunk_known=self._first_tokens is not None,
+            output_tokens=found.output_tokens,
+            tokens_from="usage" if found.by_usage else "none" if found.output_tokens is None else "chunks",
+            first_chunk_tokens=found.first_tokens,
+            first_chunk_known=found.first_known,
             finish_reason=reasons[0] if reasons else None,
-            short=outcome == "ok" and output_tokens is not None and output_tokens < self.asked_tokens,
+            no_finish_reason=ok and not reasons,
+            short=ok and asked is not None and found.output_tokens is not None and found.output_tokens < asked,
             retried=retried,
             reused=reused,
             status=self.status,

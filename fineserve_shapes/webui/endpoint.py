@@ -35,7 +35,8 @@ class Endpoint:
         app: Any = make_wsgi_app(registry)
         self._server = WSGIServer(listener, app, log=None, error_log=logger)
         self._server.start()
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/metrics"
+        name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{listener.getsockname()[1]}/metrics"
         logger.info("Prometheus finds the figures at %s", self.url)
 
     def close(self) -> None:

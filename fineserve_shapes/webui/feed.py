@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fineserve_shapes.measure.flow import Flow
-from fineserve_shapes.measure.ledger import Ledger, failed
+from fineserve_shapes.measure.ledger import Ledger, done, failed
 from fineserve_shapes.measure.tally import Tally
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Feed:
             "elapsed_s": elapsed_s,
             "now": self._now(run, elapsed_s),
             "table": run.tally.table(),
-            "ledger": {**ledger.as_dict(), "open": ledger.open, "failed": failed(ledger)},
+            "ledger": {**ledger.as_dict(), "open": ledger.open, "done": done(ledger), "failed": failed(ledger)},
             "errors": [
                 {"outcome": outcome, "error": clipped(text), "requests": count}
                 for (outcome, text), count in total.errors.most_common(MAX_ERRORS)
@@ -153,7 +153,7 @@ class Feed:
         output_tps, output_over_s, output_ago_s = rate("output_tokens"), float(over_s), max(elapsed_s - end_s, 0.0)
         if not self.over and run.flow.rate is not None:
             output_tps, output_over_s, output_ago_s = run.flow.rate, run.flow.over_s, 0.0
-        good = run.tally.total.good
+        total, window = run.tally.total, run.tally.window
         ledger = run.book.ledger
         ended = ledger.planned - ledger.open - run.tally.planned_in_warmup
         return {
@@ -165,8 +165,8 @@ class Feed:
             "output_over_s": output_over_s,
             "output_ago_s": output_ago_s,
             "slo": None if run.tally.slo is None else run.tally.slo.as_dict(),
-            "good_rps": good / (elapsed_s - run.tally.warmup_s) if elapsed_s > run.tally.warmup_s else None,
-            "good_share": good / ended if ended > 0 else None,
+            "good_rps": None if run.tally.slo is None else window.per_s(total.good),
+            "good_share": total.good / ended if ended > 0 and run.tally.slo is not None else None,
         }
 
     def _series(self, since_s: float, stream: str) -> dict[str, Any]:

@@ -139,10 +139,10 @@
   function showHead() {
     const { about, state, elapsed_s, run, ledger, server } = known.told;
     parts.title.textContent = `Run ${run}: ${STATES[state] || state}, ${clock(elapsed_s)}`;
-    const ended = ledger.planned - ledger.open;
     const words = [`${about.mode} against ${about.simulator ? "the simulator at " : ""}${about.host}`];
     if (about.model) words.push(`model ${about.model}`);
-    words.push(`${whole(ended)} of ${whole(about.requests ?? ledger.planned)} requests done, ${whole(ledger.failed)} failed`);
+    words.push(`${whole(ledger.done)} of ${whole(about.requests ?? ledger.planned)} requests done, ${whole(ledger.failed)} failed`);
+    for (const outcome of ["cancelled", "unsent", "unknown"]) if (ledger[outcome]) words.push(`${whole(ledger[outcome])} ${outcome}`);
     if (server && server.status !== "ok") words.push(`no metrics of the server: ${server.status}`);
     if (about.error) words.push(about.error);
     parts.about.textContent = words.join(" · ");

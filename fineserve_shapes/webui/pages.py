@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from prometheus_client.exposition import choose_encoder
 
 from fineserve_shapes.webui.chartlibrary import plotly_js
 from fineserve_shapes.webui.feed import Feed
+
+logger = logging.getLogger(__name__)
 
 KEY = "llm"
 ASSETS = Path(__file__).parent
@@ -33,7 +36,7 @@ FILES = {
 
 def install(web_ui: Any, feed: Feed, registry: CollectorRegistry) -> None:
     """Add the tab to Locust's web UI: once, before it serves. All routes ask for the login where there is one."""
-    prefix = web_ui.app.blueprints["locust"].url_prefix or ""
+    prefix = (web_ui.app.blueprints["locust"].url_prefix or "").rstrip("/")
     pages = flask.Blueprint("fineserve", __name__, url_prefix=f"{prefix}/fineserve")
 
     @pages.route("/llm.json")
@@ -63,6 +66,8 @@ def install(web_ui: Any, feed: Feed, registry: CollectorRegistry) -> None:
         return flask.send_file(path, mimetype=None, conditional=True, max_age=max_age)
 
     web_ui.app.register_blueprint(pages)
+    logger.info("Prometheus finds the figures at %s/fineserve/metrics of the web interface%s", prefix,
+                ", behind its login (without one: --prometheus-port)" if web_ui.web_login else "")  # fmt: skip
     tabs = web_ui.template_args.setdefault("extended_tabs", [])
     tabs.append({"title": "LLM", "key": KEY})
 

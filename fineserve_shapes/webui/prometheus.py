@@ -70,6 +70,8 @@ class RunCollector(Collector):
             ("retried", "requests that were sent again on a fresh connection"),
             ("good", "requests that met every SLO"),
         ):
+            if name == "good" and run.tally.slo is None:
+                continue
             family = CounterMetricFamily(f"fineserve_{_NAMES.get(name, name)}", what, labels=["stream"])
             for stream, totals in streams:
                 family.add_metric([str(stream)], _count(totals, name))

@@ -110,6 +110,12 @@ def test_one_value_and_none_at_all_can_be_drawn(tmp_path: Path):
     assert "none" in page
 
 
+def test_time_held_back_is_no_lag_in_the_table_of_slowest_requests(tmp_path: Path):
+    rows = [record(0, sent_s=0.501, first_token_s=0.701, last_token_s=0.9, end_s=0.901, held_s=0.5)]
+    (found,) = figures.slowest(RunData.read(write_log(tmp_path / "log.jsonl", measurements(rows))), "e2e")
+    assert (found["lag_ms"], found["held_ms"]) == (pytest.approx(1.0), pytest.approx(500.0))
+
+
 class Reader(HTMLParser):
     """The elements of a page, and all that would be loaded from elsewhere."""
 
@@ -214,6 +220,7 @@ def test_the_command_takes_several_runs_and_summaries_beside(tmp_path: Path, cap
         ("a.csv", "a,b\n1,2\n", "has no column request_id"),
         ("a.parquet", "PAR1", "is no request log"),
         ("a.txt", "x", "those end in .parquet, .jsonl or .csv"),
+        ("a.json", "", "is empty"),
         ("a.json", "[]", "is no JSON object"),
         ("a.json", "{}", "needs a request log"),
     ],
@@ -229,6 +236,18 @@ def test_what_is_no_log_is_one_line(
     assert not (tmp_path / "out.html").exists()
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
-    with pytest.raises(InputError, match="cannot read"):
-        RunData.read(tmp_path / "none.parquet")
+@pytest.mark.parametrize("name", ["none", "none.parquet", "none.csv", "none.json"])
+def test_a_file_that_is_not_there_is_said_to_be_missing_whatever_its_name(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["report", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err == f"fineserve: error: there is no file {tmp_path / name}\n"
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="is a directory"):
+        RunData.read(tmp_path / name)
+
+
+def test_a_misspelt_option_names_the_nearest_of_its_command(capsys: pytest.CaptureFixture[str]):
+    assert main(["report", "log.csv", "--uot", "x"]) == 2
+    expected = "fineserve: error: unknown argument --uot: did you mean --out? (see fineserve report --help)\n"
+    assert capsys.readouterr().err == expected

@@ -11,6 +11,7 @@ from measured import measurements, record
 
 from fineserve_shapes.measure.csvtables import write_history, write_table
 from fineserve_shapes.measure.histogram import Histogram
+from fineserve_shapes.measure.ledger import ASIDE, Ledger, done, failed
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.measure.strain import REPEAT_S, Strain
 from fineserve_shapes.measure.tally import Tally
@@ -21,6 +22,17 @@ def test_a_run_is_one_line():
     assert progress.line() == (
         "0:42  210 of 500 done  5/s  12 in flight  TTFT p50 120 ms p99 300 ms  0 failed  0:58 left"
     )
+
+
+def test_what_was_not_sent_or_cancelled_is_neither_done_nor_failed():
+    ledger = Ledger()
+    ledger.plan(35)
+    for outcome, count in (("ok", 2), ("http_error", 1), ("cancelled", 2), ("unsent", 30)):
+        ledger.end(outcome, count)
+    aside = {outcome: ledger[outcome] for outcome in ASIDE if ledger[outcome]}
+    line = Progress(4.0, done(ledger), 35, 0.0, 0, failed(ledger), None, None, None, aside).line()
+    assert line == "0:04  3 of 35 done  0/s  0 in flight  1 failed  2 cancelled  30 unsent"
+    assert done(ledger) + sum(ledger[outcome] for outcome in ASIDE) == ledger.planned
 
 
 def test_what_is_not_known_is_left_out():

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_feed import FakeRun, begun
 
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR, Histogram
+from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.webui.feed import Feed
 from fineserve_shapes.webui.prometheus import RunCollector, buckets
 
@@ -49,6 +50,13 @@ def test_the_families_are_the_totals():
     assert found["fineserve_ledger_requests", (("outcome", "ok"),)] == 10
     assert found["fineserve_ledger_requests", (("outcome", "open"),)] == 0
     assert found["fineserve_requests_in_flight", (("stream", "1"),)] == 4
+
+
+def test_without_an_slo_there_is_no_count_of_good_requests():
+    run = FakeRun(5.0)
+    run.tally = Tally()
+    run.take([record(0)])
+    assert "good" not in page_of(begun(run))
 
 
 def test_buckets_are_cumulative_counts_within_the_histograms_error():

@@ -17,6 +17,7 @@ from fineserve_shapes.measure.histogram import RELATIVE_ERROR
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.outbox import GAPS, SENT, Measurements
 from fineserve_shapes.measure.series import COUNTS, QUANTITIES, Series
+from fineserve_shapes.measure.slo import Slo
 
 NEAR = 1.0001 * RELATIVE_ERROR
 
@@ -221,8 +222,14 @@ def test_three_days_take_the_memory_of_an_hour(capsys: pytest.CaptureFixture[str
     assert figures[72.0][0] < 5 * figures[1.0][0]
 
 
-def test_the_names_are_those_that_are_documented():
+def test_without_an_slo_nothing_is_called_good_nor_0():
     found = Series().as_dict()
+    assert set(found["total"]) == {*COUNTS, *QUANTITIES} - {"good"}
+    assert "good" not in found["counts"]
+
+
+def test_the_names_are_those_that_are_documented():
+    found = Series(Slo.parse("ttft=1s")).as_dict()
     assert found["start_s"] == []
     assert set(found["total"]) == {*COUNTS, *QUANTITIES}
     assert set(found["total"]["ttft"]) == {"count", "p50_ms", "p90_ms", "p99_ms"}

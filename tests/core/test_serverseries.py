@@ -62,6 +62,38 @@ def test_counters_grow_by_the_sum_of_their_steps_across_a_restart():
     assert series.as_dict(2.0)["at_s"] == [3, 4]
 
 
+def test_cached_prompt_tokens_and_accepted_drafts_are_what_came_during_the_run():
+    """vLLM's counters go on from whatever the server did before."""
+    page = """vllm:prompt_tokens_total{{engine="0"}} {0}
+vllm:prompt_tokens_by_source_total{{engine="0",source="local_compute"}} 7
+vllm:prompt_tokens_cached_total{{engine="0"}} {1}
+vllm:prompt_tokens_cached_by_source_total{{engine="0",source="device"}} 7
+vllm:prefix_cache_queries_total{{engine="0"}} {0}
+vllm:prefix_cache_hits_total{{engine="0"}} {1}
+vllm:spec_decode_num_drafts_total{{engine="0"}} {2}
+vllm:spec_decode_num_draft_tokens_total{{engine="0"}} {3}
+vllm:spec_decode_num_accepted_tokens_total{{engine="0"}} {4}
+vllm:spec_decode_num_accepted_tokens_per_pos_total{{engine="0",position="0"}} 7
+"""
+    series = ServerSeries()
+    for at_s, counts in enumerate([(1000, 500, 10, 30, 20), (1600, 700, 60, 180, 95), (2000, 900, 110, 330, 170)]):
+        series.add(at_s, read_metrics(page.format(*counts).encode()))
+    found = series.figures()
+    assert (found["prompt_tokens"], found["cached_prompt_tokens"]) == (1000, 400)
+    assert found["prefix_cache_hit_rate"] == 0.4
+    assert (found["draft_acceptance_rate"], found["mean_acceptance_length"]) == (0.5, 2.5)
+
+
+def test_an_older_servers_cached_tokens_are_its_prefix_caches_hits():
+    series = ServerSeries()
+    for at_s, hits in enumerate((10.0, 14.0)):
+        series.add(at_s, read_metrics(f"vllm:gpu_prefix_cache_hits_total {hits}".encode()))
+    found = series.figures()
+    assert found["cached_prompt_tokens"] == 4.0
+    assert found["draft_acceptance_rate"] is None
+    assert found["prefix_cache_hit_rate"] is None
+
+
 def test_memory_is_bounded_and_the_newest_samples_stay():
     series = ServerSeries()
     for at_s in range(100_000):

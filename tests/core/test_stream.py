@@ -103,7 +103,7 @@ def test_every_split_of_an_answer_gives_the_same_result(title: str, places: list
 
 def test_times_are_those_of_chunks_with_tokens():
     result = read([*tokens("a", "b", "c"), usage(3), b"data: [DONE]\n\n"], asked=3)
-    assert (result.ttft_s, result.tpot_s, result.e2e_s) == (0.5, 1.0, 5.5)
+    assert (result.ttft_s, result.tpot_s, result.e2e_s) == (0.5, 1.0, 4.5)
     assert result.itl_s.tolist() == [1.0, 1.0]
     assert not result.short
 
@@ -154,7 +154,7 @@ def test_an_answer_shorter_than_asked_is_marked():
     [
         (tokens("a", finish=None), False, "the connection ended in the middle of the answer"),
         (tokens("a", finish=None), True, "the answer ended without a finish_reason"),
-        ([*tokens("a", finish=None), b"data: [DONE]\n\n"], True, "the answer ended without a finish_reason"),
+        ([*tokens("", finish=None), b"data: [DONE]\n\n"], True, "the answer ended without a finish_reason"),
         ([], True, "the answer holds no choice"),
         ([b"data: [DONE]\n\n"], True, "the answer holds no choice"),
         ([b"data: nonsense\n\n"], True, "not an OpenAI event: b'nonsense'"),

@@ -30,6 +30,12 @@ def tally_of(*batches: list[tuple[object, ...]], error: tuple[str, str] | None =
     return tally
 
 
+def due(tally: Tally, rows: int) -> None:
+    """So many rows of the plan fall due, at 0.1 s each, and the run is over."""
+    tally.plan(np.zeros(rows, dtype=np.int64), 0.1 * np.arange(rows))
+    tally.delivery.finish(float("inf"))
+
+
 def ledger_of(**ended: int) -> Ledger:
     ledger = Ledger()
     ledger.plan(sum(ended.values()))
@@ -107,18 +113,74 @@ def test_the_total_is_the_sum_of_its_streams():
 
 
 def test_goodput_counts_what_met_every_bound_and_misses_all_else():
-    """Of 100 planned: 60 good, 20 too slow to begin, 10 too slow a token, 5 failed, 5 never sent."""
+    """Of 101 due within 10 s: 60 good, 20 too slow to begin, 10 too slow a token, 5 failed, 6 never sent."""
     rows = [record(i) for i in range(60)]
     rows += [record(i, first_token_s=0.1 * i + 0.301) for i in range(60, 80)]
     rows += [record(i, last_token_s=0.1 * i + 0.801) for i in range(80, 90)]
     tally = tally_of(rows, [record(i, "http_error") for i in range(90, 95)], slo=Slo.parse("ttft=250ms,tpot=30ms"))
-    summary = summary_of(tally, ok=90, http_error=5, unsent=5)
+    due(tally, 101)
+    summary = summary_of(tally, ok=90, http_error=5, unsent=6)
     assert summary["goodput"] == {
-        "slo": {"ttft_ms": 250.0, "tpot_ms": 30.0}, "good": 60, "of": 100, "share": 0.6,
-        "rps": pytest.approx(60 / summary["duration"]),
+        "slo": {"ttft_ms": 250.0, "tpot_ms": 30.0}, "good": 60, "of": 101, "share": pytest.approx(60 / 101),
+        "rps": pytest.approx(6.0), "output_tps": pytest.approx(66.0),
     }  # fmt: skip
-    assert "60 of 100 (60.0%) met ttft 250 ms, tpot 30 ms" in summary_text(summary)
+    assert "60 of 101 (59.4%) met ttft 250 ms, tpot 30 ms" in summary_text(summary)
     assert sum(tally.series.as_dict()["total"]["good"]) == 60
+
+
+def test_the_drain_takes_nothing_from_the_steady_window():
+    """10 requests/s for 30 s; the last one takes 300 s to end."""
+    rows = [record(i) for i in range(300)] + [record(300, end_s=330.0, last_token_s=329.9)]
+    tally = tally_of(rows, slo=Slo.parse("ttft=250ms"))
+    due(tally, 301)
+    for second in range(330):
+        tally.series.sample(second + 0.5, 1.0, {0: 4 if second < 30 else 1})
+    summary = summary_of(tally, ok=301)
+    steady = summary["steady"]
+    assert summary["request_throughput"] == pytest.approx(301 / 330)
+    assert (steady["start_s"], steady["end_s"]) == (0.0, pytest.approx(30.0))
+    assert steady["request_throughput"] == pytest.approx(10.0, rel=0.02)
+    assert steady["input_throughput"] == pytest.approx(1000.0, rel=0.02)
+    assert steady["output_throughput"] == pytest.approx(110.0, rel=0.02)
+    assert steady["concurrency"] == pytest.approx(4.0)
+    assert summary["goodput"]["rps"] == pytest.approx(301 / 30)
+    text = summary_text(summary)
+    assert "done: 301 requests in 330 s, the drain included: 0.912 requests/s" in text
+    assert "steady, 0 to 30 s (the last due time): 9." in text
+
+
+def test_the_steady_window_begins_with_the_end_of_the_warm_up():
+    rows = [record(i) for i in range(300)]
+    tally = Tally(warmup_s=10.5)
+    tally.add(measurements(rows, warmup_s=10.5))
+    due(tally, 300)
+    steady = summary_of(tally, ok=300)["steady"]
+    assert (steady["start_s"], steady["end_s"]) == (10.5, pytest.approx(29.9))
+    assert steady["request_throughput"] == pytest.approx(10.0)
+
+
+def test_what_is_due_at_once_has_no_steady_window():
+    """As with --request-rate inf: a rate over no time is none, and a share is one all the same."""
+    tally = tally_of([record(i, due_s=0.0) for i in range(5)], slo=Slo.parse("ttft=250ms"))
+    tally.plan(np.zeros(5, dtype=np.int64), np.zeros(5))
+    tally.delivery.finish(1.0)
+    summary = summary_of(tally, ok=5)
+    assert summary["steady"]["request_throughput"] is None
+    assert (summary["goodput"]["rps"], summary["goodput"]["share"]) == (None, 1.0)
+    assert "steady" not in summary_text(summary)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_the_first_visible_token_is_shown_where_reasoning_came_before_it():
+    """The first token after 0.2 s, the first that a user sees after 0.3 s; an answer that only reasons has none."""
+    plain = summary_of(tally_of([record(0)]), ok=1)
+    assert plain["mean_visible_ttft_ms"] == plain["mean_ttft_ms"] == pytest.approx(200)
+    assert "TTFT visible" not in summary_text(plain)
+    rows = [record(0, first_visible_s=0.301), record(1, first_visible_s=np.nan)]
+    summary = summary_of(tally_of(rows), ok=2)
+    assert (summary["mean_ttft_ms"], summary["mean_visible_ttft_ms"]) == (pytest.approx(200), pytest.approx(300))
+    assert summary["streams"]["0"]["visible_ttft"]["count"] == 1
+    assert "TTFT visible          300       300" in summary_text(summary)
 
 
 def test_the_warm_up_is_in_the_ledger_and_in_no_figure():
@@ -210,3 +272,12 @@ def test_time_held_back_is_no_lag_but_counts_from_due():
 def test_the_requests_that_were_retried_are_listed():
     tally = tally_of([record(5, retried=True), record(6), record(2, retried=True)])
     assert summary_of(tally, ok=3)["retried_requests"] == [2, 5]
+
+
+def test_what_the_server_had_cached_and_guessed_is_one_line_where_it_says_so():
+    summary = summary_of(tally_of([record(0)]), ok=1)
+    assert "server:" not in summary_text(summary)
+    summary["server_metrics"] = {"prompt_tokens": 2000.0, "cached_prompt_tokens": 500.0, "draft_acceptance_rate": None}
+    assert "server: 500 of 2,000 prompt tokens were cached (25.0%)\n" in summary_text(summary)
+    summary["server_metrics"] |= {"draft_acceptance_rate": 0.625, "mean_acceptance_length": 2.5}
+    assert "(25.0%); 62.5% of draft tokens were accepted, 2.5 tokens a step\n" in summary_text(summary)

@@ -392,7 +392,8 @@ def test_a_reset_on_a_fresh_connection_is_a_stream_error(lab: Lab) -> None:
 def test_a_connection_lost_after_the_first_byte_is_a_stream_error(
     lab: Lab, sent: int, bad: Callable[[Peer], object], on_reused: bool
 ) -> None:
-    """It is never retried, since the server may have done the work. An answer that is whole but for its framing is ok."""
+    """It is never retried, since the server may have done the work. An answer that is whole but for its framing is ok,
+    however its connection ends."""
 
     def lose(peer: Peer) -> None:
         peer.send(whole()[:sent])
@@ -405,11 +406,90 @@ def test_a_connection_lost_after_the_first_byte_is_a_stream_error(
         post(client)
     result = post(client)
     assert (result.retried, result.reused, server.connections) == (False, on_reused, 1)
-    if sent == len(whole()) - 1 and bad is not Peer.reset:
+    if sent == len(whole()) - 1:
         assert result.outcome == "ok"
     else:
         assert result.outcome == "stream_error"
         assert result.error is not None
+
+
+def ends_late(wait_s: float, more: bytes = b"") -> Callable[[Peer], object]:
+    """A server that answers each request whole, up to the last chunk of HTTP's framing, which comes late."""
+
+    def handle(peer: Peer) -> None:
+        while peer.request():
+            answer = whole()
+            peer.send(answer[: -len(END)])
+            gevent.sleep(wait_s)
+            peer.send(more + END)
+
+    return handle
+
+
+def test_done_ends_the_answer_and_not_the_connection(lab: Lab) -> None:
+    """The terminal chunk comes 0.3 s later: the answer does not wait for it, and its connection serves the next."""
+    server = lab.serve(ends_late(0.3))
+    client = lab.client(server.url)
+    began_s = time.perf_counter()
+    first = post(client)
+    assert (first.outcome, first.e2e_s < 0.2, time.perf_counter() - began_s < 0.25) == ("ok", True, True)
+    gevent.sleep(0.4)
+    second = post(client)
+    assert (second.outcome, second.reused, server.connections) == ("ok", True, 1)
+
+
+def test_a_request_beside_a_connection_that_lingers_takes_another(lab: Lab) -> None:
+    server = lab.serve(ends_late(0.3))
+    client = lab.client(server.url)
+    assert [post(client).reused for _ in range(3)] == [False] * 3
+    assert server.connections == 3
+
+
+def test_words_after_done_change_nothing(lab: Lab) -> None:
+    server = lab.serve(ends_late(0.05, chunk(event("stray"))))
+    client = lab.client(server.url)
+    result = post(client)
+    assert (result.outcome, result.output_tokens) == ("ok", 3)
+    gevent.sleep(0.3)
+    assert post(client).reused
+
+
+def test_a_server_that_does_not_end_http_costs_the_connection_and_not_the_answer(lab: Lab) -> None:
+    hung_up: list[float] = []
+
+    def handle(peer: Peer) -> None:
+        peer.request()
+        peer.send(whole()[: -len(END)])
+        sent_s = time.perf_counter()
+        peer.gone()
+        hung_up.append(time.perf_counter() - sent_s)
+
+    server = lab.serve(handle)
+    client = lab.client(server.url)
+    result = post(client)
+    assert (result.outcome, result.error) == ("ok", None)
+    assert settled(lambda: len(hung_up) == 1, 3)
+    assert 0.9 < hung_up[0] < 1.5
+    assert not post(client).reused
+
+
+def test_a_client_that_is_closed_closes_what_lingers(lab: Lab) -> None:
+    gone: list[bool] = []
+    server = lab.serve(lambda peer: (peer.request() and peer.send(whole()[: -len(END)])) or gone.append(peer.gone()))
+    client = lab.client(server.url)
+    post(client)
+    client.close()
+    assert settled(lambda: gone == [True], 0.5)
+
+
+def test_a_whole_answer_without_done_and_without_an_end_is_no_timeout(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fineserve_shapes.engine.client._SILENCE_S", 0.2)
+    answer = HEAD + b"".join(map(chunk, events()[:-1]))
+    server = lab.serve(lambda peer: (peer.request() and peer.send(answer)) or peer.gone())
+    result = post(lab.client(server.url))
+    assert (result.outcome, result.e2e_s < 0.2) == ("ok", True)
 
 
 def test_truncation_of_a_body_with_a_length_is_a_stream_error(lab: Lab) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gevent import monkey
 from servers import Lab, descriptors, settled
 
-from fineserve_shapes.engine.reactor import Reactor
+from fineserve_shapes.engine.reactor import SWEEP_S, Reactor
 
 _socketpair = monkey.get_original("socket", "socketpair")
 
@@ -65,7 +65,8 @@ def test_a_removed_descriptor_is_not_called_even_when_it_is_in_the_same_poll(lab
     lab.reactor.add(right_b.fileno(), lambda: on_readable(right_b, right_a))
     left_a.send(b"x")
     left_b.send(b"x")
-    gevent.sleep(0.02)
+    assert settled(lambda: len(called) == 1)
+    gevent.sleep(2 * SWEEP_S)
     assert len(called) == 1
     lab.reactor.remove(right_a.fileno())
     lab.reactor.remove(right_b.fileno())  # twice is no error

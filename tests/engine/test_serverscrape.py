@@ -74,9 +74,11 @@ def scrape_of(server: Server, *, insist: bool = False) -> ServerScrape:
 def test_samples_come_in_until_it_is_stopped(server: Server):
     scrape = scrape_of(server)
     wait(lambda: len(scrape.series) >= 3)
+    server.body = b"vllm:num_requests_running 4\n"
     scrape.stop()
     assert scrape.status == "ok"
-    assert set(scrape.series.as_dict()["running"]) == {3.0}
+    assert scrape.series.as_dict()["running"][0] == 3.0
+    assert scrape.series.as_dict()["running"][-1] == 4.0  # the last word is that of the end
     asked = server.asked
     gevent.sleep(0.1)
     assert server.asked == asked

@@ -41,6 +41,7 @@ def refusal(folder: Path, *arguments: object) -> str:
         (["--scale", "huge"], "huge"),
         (["--timestamp-column", "when"], "when"),
         (["--drain-timeout", "soon"], "--drain-timeout must be a number, got 'soon'"),
+        (["--output-file", "nowhere/out.json"], "there is no directory nowhere for out.json (--output-file)"),
         (["--host", "ftp://example"], "(--host)"),
         (["--host", NOWHERE], "cannot reach http://127.0.0.1:9: connection refused (--host)"),
         (["--host", f"{NOWHERE}/v1/chat/completions"], "make its user a ChatUser, or ask at /v1/completions (--host)"),

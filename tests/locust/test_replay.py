@@ -108,6 +108,8 @@ def test_a_run_time_ends_the_run_and_the_plan_with_it(tmp_path: Path):
     assert outcomes(summary) == {"cancelled": 40}
     assert summary["plan"]["requests"] == 40
     assert done.code == 0, done.output  # what we cancel ourselves is no failure of the server
+    assert (summary["failed"], summary["errors"]) == (0, [])
+    assert "RequestFailure" not in done.output  # nor in Locust's tables
 
 
 def test_without_a_host_the_simulator_stands_in_and_the_run_says_so(tmp_path: Path):

@@ -1,0 +1,68 @@
+"""Read log: how late bytes were read, and which times of tokens are not sure for that.
+
+A read that finds the pieces of several tokens has one stamp for them, the newest's. Pieces that the server sent
+together (in one chunk of HTTP) came together; others may have waited for the reader, and the time of the first of them
+is off by at most the time since its connection was known to be empty.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from fineserve_shapes.measure.reads import Reads
+
+USUAL_GAP = 0.1
+"""The gap between tokens that the reader goes by: as a quantile of all."""
+_STEP = 0.05
+
+
+class ReadLog:
+    """Collects reads that held tokens, for one process.
+
+    gap_s: the short gaps between the reads of one stream, as a running estimate of their quantile USUAL_GAP; 0 before
+    there is one.
+    """
+
+    __slots__ = ("_delays_s", "_first_s", "_shared_s", "gap_s")
+
+    def __init__(self) -> None:
+        self.gap_s = 0.0
+        self._delays_s = array("d")
+        self._first_s = array("d")
+        self._shared_s = array("d")
+
+    def first(self, delay_s: float, unsure_s: float, pieces: int) -> None:
+        """A read that held the first token of an answer, and so many pieces with tokens in all.
+
+        delay_s: from the stamp to the read. unsure_s: from when the connection was known to be empty to the stamp.
+        """
+        self._delays_s.append(delay_s)
+        if pieces > 1:
+            self._shared_s.append(unsure_s)
+            self._first_s.append(unsure_s)
+        else:
+            self._first_s.append(0.0)
+
+    def later(self, delay_s: float, unsure_s: float, pieces: int, since_s: float) -> None:
+        """A read of later tokens; since_s: from the stamp before to this one."""
+        self._delays_s.append(delay_s)
+        if pieces > 1:
+            self._shared_s.append(unsure_s)
+            since_s /= pieces
+        if not self.gap_s:
+            self.gap_s = since_s
+        elif since_s < self.gap_s:
+            self.gap_s *= 1 - _STEP * (1 - USUAL_GAP)
+        else:
+            self.gap_s *= 1 + _STEP * USUAL_GAP
+
+    def take(self) -> Reads:
+        """All since the last call."""
+        found = Reads()
+        found.delay.record(np.array(self._delays_s))
+        found.first_unsure.record(np.array(self._first_s))
+        found.shared_unsure.record(np.array(self._shared_s))
+        del self._delays_s[:], self._first_s[:], self._shared_s[:]
+        return found
