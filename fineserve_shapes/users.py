@@ -28,7 +28,7 @@ from fineserve_shapes.engine.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Values
 from fineserve_shapes.protocol.openai import shorten
-from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, streams
+from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 from fineserve_shapes.workload.prompts import Form, Prompt, PromptSource, open_prompts
 from fineserve_shapes.workload.tokenids import VOCAB_SIZE
@@ -147,6 +147,7 @@ class _OpenAIUser(ArrivalUser):
             ignore_eos=not values.switch("--disable-ignore-eos"),
             extra=extra,
         )
+        self._choices = choices_asked(fields), candidates_asked(fields)
         self._template = BodyTemplate(self.api, fields, values.text("--max-tokens-field") or "max_tokens")
         self._prompts = open_prompts(
             self._form(values.text("--prompt-form") or "auto", backend),
@@ -240,8 +241,7 @@ class _OpenAIUser(ArrivalUser):
         return options.SERVER + options.PROMPTS
 
     def _reader(self, request: PlannedRequest) -> StreamReader:
-        asked = self._template.output_tokens(request.output_tokens)
-        return StreamReader(request.output_tokens if asked is None else asked)
+        return StreamReader(self._template.output_tokens(request.output_tokens), *self._choices)
 
     def _model(self, values: Values, extra: Mapping[str, object], server: Server, timeout_s: float) -> ServedModel:
         named = extra.get("model")

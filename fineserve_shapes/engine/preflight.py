@@ -119,7 +119,7 @@ def ask(
     ):  # fmt: skip
         reader.headers(response.status)
         try:
-            while not reader.hopeless and (data := response.read1(_MAX_BYTES)):
+            while not (reader.complete or reader.hopeless) and (data := response.read1(_MAX_BYTES)):
                 words += data[: _MAX_BYTES - len(words)]
                 reader.feed(data, time.perf_counter())
                 if reader.tokens:  # it generates: that is all there is to know

@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 import pytest
 from servers import (
+    DONE,
     HEAD,
     MAX_TEST_S,
     UNFRAMED,
@@ -359,6 +360,16 @@ def test_the_first_token_is_enough_and_the_rest_is_not_waited_for(lab: Lab) -> N
     server = lab.serve(lambda peer: peer.request() and (peer.send(HEAD + chunk(event())), peer.gone()))
     started_s = time.perf_counter()
     assert asks(server.url, timeout_s=5) is None
+    assert time.perf_counter() - started_s < 2
+
+
+@pytest.mark.parametrize("last", [DONE, b'data: {"error": {"message": "busy"}}\n\n'], ids=["an end", "an error"])
+def test_the_last_word_of_a_server_is_enough_although_its_connection_lingers(lab: Lab, last: bytes) -> None:
+    server = lab.serve(lambda peer: peer.request() and (peer.send(HEAD + chunk(last)), peer.gone()))
+    started_s = time.perf_counter()
+    text = asks(server.url, timeout_s=5)
+    assert text is not None
+    assert ("busy" if last is not DONE else "no choice") in text
     assert time.perf_counter() - started_s < 2
 
 
