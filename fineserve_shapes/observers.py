@@ -11,9 +11,10 @@ from typing import Any
 import gevent
 from prometheus_client import CollectorRegistry
 
+from fineserve_shapes import options
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.serverscrape import ServerScrape
-from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.engine.target import Endpoints, Target
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import named
 from fineserve_shapes.htmlreport.page import write_report
@@ -119,9 +120,9 @@ def server_scrape(values: Values, host: str | None, run: Run) -> ServerScrape | 
     if asked == "auto":
         assert host is not None
         target = Target(host)
-        return ServerScrape(target, f"{target.path}/metrics", lambda: run.now_s, insist=False)
-    try:
-        target = Target(asked)
-    except InputError as error:
-        raise InputError(f"--scrape-server-metrics takes auto, off or a URL: {error}") from None
-    return ServerScrape(target, target.path or "/metrics", lambda: run.now_s, insist=True)
+        path = Endpoints(target, values.text("--endpoint")).page("/metrics")
+    else:
+        target = Target(asked, "--scrape-server-metrics takes auto, off or a URL")
+        path = (target.path or "/metrics") + (f"?{target.query}" if target.query else "")
+    context = options.tls(values) if target.tls else None
+    return ServerScrape(target, path, lambda: run.now_s, insist=asked != "auto", context=context)

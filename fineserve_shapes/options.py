@@ -19,10 +19,13 @@ from fineserve_shapes.filenames import check_writable
 from fineserve_shapes.measure.duration import duration_s
 from fineserve_shapes.measure.fidelity import Limits
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.protocol.request import MAX_TOKENS_FIELDS
 from fineserve_shapes.workload.parametricoptions import EXTENSION_MODES, FITTED_TO, MODEL_CLASSES, NB_MODES
 from fineserve_shapes.workload.traceoptions import UNITS, TraceOptions
 
 if TYPE_CHECKING:
+    import ssl
+
     from fineserve_shapes.engine.client import Deadlines
     from fineserve_shapes.engine.run import Settings
 
@@ -49,7 +52,9 @@ class Option:
 SERVER = (
     Option("--backend", "what the server takes: vLLM's fields too, or plain OpenAI's", "vllm", ("vllm", "openai")),
     Option("--model", "model to ask for; by default the only one that the server has"),
-    Option("--extra-request-body", 'JSON object of further fields, e.g. {"temperature": 0}; null removes a field'),
+    Option("--endpoint", "path of requests on the server, where it is not --host's base and /completions or /chat/..."),
+    Option("--extra-request-body", 'JSON object of fields to add or override, e.g. {"temperature": 0}; null removes one'),
+    Option("--max-tokens-field", "what the server calls the number of tokens to generate", "max_tokens", MAX_TOKENS_FIELDS),
     Option("--disable-ignore-eos", "let answers end where the model ends them (vllm backend)", None),
     Option("--disable-stream", "ask for whole answers: no TTFT, TPOT or ITL", None),
     Option("--connect-timeout", "seconds to wait for a connection", "10"),
@@ -57,6 +62,8 @@ SERVER = (
     Option("--request-timeout", "seconds to wait for the end of an answer", "3600"),
     Option("--retry-429", "send a request again so often if its answer is 429, after its Retry-After (at most 60 s)", "0"),
     Option("--skip-preflight", "start without a look at the server and its models first (needs --model)", None),
+    Option("--ca-file", "trust the certificates in this PEM file in place of the system's (on every worker)"),
+    Option("--insecure", "take any TLS certificate; the summary says so", None),
 )  # fmt: skip
 
 PROMPTS = (
@@ -311,6 +318,13 @@ def deadlines(values: Values) -> Deadlines:
         "request_s": values.number("--request-timeout"),
     }
     return Deadlines(**{name: value for name, value in given.items() if value is not None})
+
+
+def tls(values: Values) -> ssl.SSLContext:
+    """Whom to trust."""
+    from fineserve_shapes.engine.tls import tls_context
+
+    return tls_context(values.text("--ca-file"), insecure=values.switch("--insecure"))
 
 
 def settings(values: Values, run_time_s: float | None) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,7 @@ def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, 
         "model": facts.get("model"),
         "prompt_form": facts.get("prompt_form"),
         "token_times": facts.get("token_times") if len(token_times) == 1 else "mixed",
+        "tls_verified": tls_verified(run.facts.values()),
         "inexact_prompts": facts.get("inexact"),
         "seed": values.count("--seed"),
         "started_at": datetime.fromtimestamp(run.started_at, UTC).isoformat(timespec="milliseconds"),
@@ -69,6 +71,12 @@ def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, 
     }
     described = {**plan.description(), "run_time_s": settings.run_time_s}
     return summarise(run.tally, run.book.ledger, described, known, fidelity)
+
+
+def tls_verified(facts: Iterable[Mapping[str, Any]]) -> bool | None:
+    """Whether all workers verified the server's certificate; None where there was none to verify."""
+    found = {each.get("tls_verified") for each in facts} - {None}
+    return None if not found else False not in found
 
 
 def table_files(csv_prefix: str | None) -> list[Path]:

@@ -9,26 +9,27 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import gevent
 from locust import User
 
 from fineserve_shapes import __version__, options
-from fineserve_shapes.engine.client import Client, Deadlines
+from fineserve_shapes.engine.client import Client
 from fineserve_shapes.engine.descriptors import allow_many
-from fineserve_shapes.engine.preflight import ServedModel, find_model
+from fineserve_shapes.engine.preflight import ServedModel, Server, ask, find_model
 from fineserve_shapes.engine.reactor import Reactor
 from fineserve_shapes.engine.retry import Retry429
-from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.engine.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.options import Values
 from fineserve_shapes.protocol.openai import shorten
-from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields
+from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 from fineserve_shapes.workload.prompts import Form, Prompt, PromptSource, open_prompts
 from fineserve_shapes.workload.tokenids import VOCAB_SIZE
@@ -36,6 +37,8 @@ from fineserve_shapes.workload.tokenids import VOCAB_SIZE
 logger = logging.getLogger(__name__)
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
+_PREFLIGHT_INDEX = 2**31  # of a prompt that no request of a plan has, nor any of the warm-up, which count from the end
+_PREFLIGHT_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +134,26 @@ class _OpenAIUser(ArrivalUser):
         if not host:
             raise InputError("no server to send to (--host)")
         target = Target(host)
+        endpoints = Endpoints(target, values.text("--endpoint"))
+        self._path = endpoints.request(self.api)
+        context = options.tls(values) if target.tls or values.text("--ca-file") is not None else None
+        self._tell_of_the_way(target, insecure=values.switch("--insecure"))
         deadlines = options.deadlines(values)
         self._retry = Retry429(values.count("--retry-429") or 0, deadlines.request_s)
-        model = self._model(values, target, deadlines)
+        extra = values.json_object("--extra-request-body")
+        self._streams = streams({"stream": not values.switch("--disable-stream")} | extra)
+        server = Server(endpoints, context, self.headers())
+        model = self._model(values, extra, server, deadlines.connect_s)
         backend = values.text("--backend") or "vllm"
-        self._streams = not values.switch("--disable-stream")
-        self._template = BodyTemplate(
-            self.api,
-            body_fields(
-                model.name,
-                backend=backend,
-                stream=self._streams,
-                ignore_eos=not values.switch("--disable-ignore-eos"),
-                extra=values.json_object("--extra-request-body"),
-            ),
+        fields = body_fields(
+            model.name,
+            backend=backend,
+            stream=self._streams,
+            ignore_eos=not values.switch("--disable-ignore-eos"),
+            extra=extra,
         )
+        self._choices = choices_asked(fields), candidates_asked(fields)
+        self._template = BodyTemplate(self.api, fields, values.text("--max-tokens-field") or "max_tokens")
         self._prompts = open_prompts(
             self._form(values.text("--prompt-form") or "auto", backend),
             seed=options.seed(values),
@@ -157,10 +165,12 @@ class _OpenAIUser(ArrivalUser):
         )
         # text that is checked against a tokenizer takes milliseconds, in which the interpreter's lock is free
         self._slow_prompts = values.text("--tokenizer") is not None and self._prompts.form != "token_ids"
+        if not model.certain and not values.switch("--skip-preflight"):
+            self._ask(server, model, min(deadlines.progress_s, deadlines.request_s))
         allow_many()
         reactor = Reactor(time.perf_counter)
         try:
-            self._client = Client(target, reactor, deadlines, self.headers())
+            self._client = Client(target, reactor, deadlines, server.headers, context)
         except BaseException:
             reactor.close()
             raise
@@ -174,6 +184,7 @@ class _OpenAIUser(ArrivalUser):
             "prompt_form": self._prompts.form,
             "token_times": "received" if reactor.stamps else "read",
             "inexact": self._prompts.inexact,
+            "tls_verified": not values.switch("--insecure") if target.tls else None,
         }
 
     def headers(self) -> dict[str, str]:
@@ -201,10 +212,10 @@ class _OpenAIUser(ArrivalUser):
         body = self.body(request)
 
         def attempt() -> StreamResult:
-            reader = StreamReader(request.output_tokens)
+            reader = self._reader(request)
             self._readers[reader] = request.stream
             try:
-                return self._client.post(self.api, body, reader, {"X-Request-Id": request.id})
+                return self._client.post(self._path, body, reader, {"X-Request-Id": request.id})
             finally:
                 del self._readers[reader]
                 self._tokens_read[request.stream] += reader.tokens
@@ -224,7 +235,7 @@ class _OpenAIUser(ArrivalUser):
         return Reads() if reactor is None or not reactor.stamps else reactor.reads.take()
 
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
-        """POST and the path."""
+        """POST and the common path of the API, whatever the server's own is."""
         return "POST", str(self.api)
 
     def close(self) -> None:
@@ -239,13 +250,32 @@ class _OpenAIUser(ArrivalUser):
         """Server and prompts."""
         return options.SERVER + options.PROMPTS
 
-    def _model(self, values: Values, target: Target, deadlines: Deadlines) -> ServedModel:
-        wanted = values.text("--model")
+    def _reader(self, request: PlannedRequest) -> StreamReader:
+        return StreamReader(self._template.output_tokens(request.output_tokens), *self._choices)
+
+    def _model(self, values: Values, extra: Mapping[str, object], server: Server, timeout_s: float) -> ServedModel:
+        named = extra.get("model")
+        wanted = named if isinstance(named, str) else values.text("--model")
         if values.switch("--skip-preflight"):
             if wanted is None:
                 raise InputError("without a look at the server its model is not known: name it (--model)")
             return ServedModel(wanted)
-        return find_model(target, wanted, _authorization(), deadlines.connect_s)
+        return find_model(server, wanted, timeout_s)
+
+    def _ask(self, server: Server, model: ServedModel, timeout_s: float) -> None:
+        """Send what the run would send, for one token."""
+        request = PlannedRequest(f"preflight-{uuid.uuid4().hex[:12]}", _PREFLIGHT_INDEX, 0.0, _PREFLIGHT_TOKENS, 1, 0)
+        request = replace(request, prepared=self.prepare(request))
+        headers = {"X-Request-Id": request.id}
+        ask(server, self._path, self.body(request), self._reader(request), model, timeout_s, headers)
+
+    def _tell_of_the_way(self, target: Target, *, insecure: bool) -> None:
+        """Say what of a way to the server is not as one may think."""
+        proxies = unused_proxies(target)
+        if proxies:
+            logger.warning("%s is not used: requests go straight to %s", " or ".join(proxies), target.authority)
+        if insecure and target.tls:
+            logger.warning("the certificate of %s is not verified (--insecure)", target.authority)
 
     def _form(self, asked: str, backend: str) -> Form:
         if self.api is Api.CHAT:

@@ -16,7 +16,8 @@ from gevent.hub import Waiter, get_hub
 
 from fineserve_shapes.engine.reactor import Reactor
 from fineserve_shapes.engine.retry import retry_after_s
-from fineserve_shapes.engine.transport import ConnectError, Target, Transport, connect
+from fineserve_shapes.engine.target import Target
+from fineserve_shapes.engine.transport import ConnectError, Transport, connect
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
@@ -322,7 +323,7 @@ class Client:
         greenlet may be killed: the result is then `cancelled`.
         """
         request = b"POST %s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n%s" % (
-            (self.target.path + path).encode(),
+            path.encode(),
             self._headers,
             header_lines(headers or {}),
             len(body),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import http.client
 import logging
+import ssl
 import time
 from collections.abc import Callable
 
 import gevent
 
-from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.engine.oneshot import oneshot
+from fineserve_shapes.engine.target import Target
 from fineserve_shapes.measure.serverseries import ServerSeries, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -28,15 +30,25 @@ class ServerScrape:
     """Fetches `/metrics` once a second into a series.
 
     target: the server. path: of the page. now_s: seconds of the run. insist: go on asking one that does not answer.
+    context: of TLS.
     status: "waiting", "ok", or why there is nothing.
     """
 
-    def __init__(self, target: Target, path: str, now_s: Callable[[], float], *, insist: bool) -> None:
+    def __init__(
+        self,
+        target: Target,
+        path: str,
+        now_s: Callable[[], float],
+        *,
+        insist: bool,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.series = ServerSeries()
-        self.url = f"{target}{path}"
+        self.url = target.origin + path.partition("?")[0]
         self.status = "waiting"
         self.failures = 0
         self._target, self._path, self._now_s, self._insist = target, path, now_s, insist
+        self._context = context
         self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
@@ -80,14 +92,8 @@ class ServerScrape:
         return True
 
     def _fetch(self) -> bytes:
-        kind = http.client.HTTPSConnection if self._target.tls else http.client.HTTPConnection
-        connection = kind(self._target.host, self._target.port, timeout=TIMEOUT_S)
-        try:
-            with gevent.Timeout(TIMEOUT_S, TimeoutError(f"no answer within {TIMEOUT_S:g} s")):
-                connection.request("GET", self._path, headers={"Accept": "text/plain"})
-                response = connection.getresponse()
-                if response.status != 200:
-                    raise ValueError(f"HTTP {response.status}")
-                return response.read(MAX_BYTES)
-        finally:
-            connection.close()
+        headers = {"Accept": "text/plain"}
+        with oneshot(self._target, self._context, self._path, headers=headers, timeout_s=TIMEOUT_S) as response:
+            if response.status != 200:
+                raise ValueError(f"HTTP {response.status}")
+            return response.read(MAX_BYTES)

@@ -4,63 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import gevent.socket
 from gevent import monkey
 
 from fineserve_shapes.engine.receivestamps import StampedSocket
-from fineserve_shapes.errors import InputError
+from fineserve_shapes.engine.target import Target
 
 _RECV_BYTES = 2**16
-_URL_TEXT = re.compile(r"[!-~]*")  # what may stand in a request line or a Host header
 _Socket: type[socket.socket] = monkey.get_original("socket", "socket")
 _getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
 
 class ConnectError(Exception):
     """No connection: refused, unreachable, no such name, no TLS, or not in time."""
-
-
-class Target:
-    """Where requests go: a URL taken apart.
-
-    Raises InputError for anything but http(s)://host[:port][/path]. A name beyond ASCII is taken in its IDNA form.
-    """
-
-    def __init__(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise InputError(f"{url!r} is no URL: {error} (--host)") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8000 (--host)")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise InputError("the server's URL takes no user, password, query or fragment (--host)")
-        if port == 0:
-            raise InputError(f"{url!r}: no server has port 0 (--host)")
-        try:
-            self.host = parts.hostname.encode("idna").decode("ascii")
-        except UnicodeError:
-            raise InputError(f"{parts.hostname!r} cannot be the name of a server (--host)") from None
-        if not _URL_TEXT.fullmatch(self.host + parts.path):
-            raise InputError(f"{url!r} holds characters that a URL writes with % (--host)")
-        self.tls = parts.scheme == "https"
-        self.port: int = port or (443 if self.tls else 80)
-        self.path = parts.path.rstrip("/").removesuffix("/v1")  # people paste the API's base as often as the server's
-        self.authority = f"[{self.host}]" if ":" in self.host else self.host
-        if port is not None:
-            self.authority += f":{port}"
-
-    def __str__(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
 
 
 class Transport(Protocol):

@@ -33,6 +33,7 @@ _ABOUT = (
     "backend",
     "prompt_form",
     "token_times",
+    "tls_verified",
     "seed",
     "started_at",
     "version",

@@ -32,6 +32,11 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f" {_number(plan['rate_rps'])} requests/s"
         ),
         f"ledger: {ledger['planned']:,} planned = {' + '.join(ends)}" + (f"   ({', '.join(marks)})" if marks else ""),
+        *(
+            ["TLS: the server's certificate was not verified (--insecure)"]
+            if summary.get("tls_verified") is False
+            else []
+        ),
         *_fidelity_lines(fidelity),
         (
             f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s, the drain included:"

@@ -88,12 +88,20 @@ def streams(fields: Mapping[str, object]) -> bool:
 def choices_asked(fields: Mapping[str, object]) -> int:
     """How many choices the answer to a request with these fields has: `n` for each of its prompts.
 
-    A prompt is text or a list of token ids; `prompt` may be a list of such. `best_of` makes the server generate more,
-    and choose: `n` of them come back.
+    Those that `best_of` makes the server generate beside them do not come back.
     """
+    return _prompts(fields) * (_positive(fields.get("n")) or 1)
+
+
+def candidates_asked(fields: Mapping[str, object]) -> int:
+    """How many choices the server generates, to give back the best ones: `best_of` for each prompt, and at least those."""
+    return max(_prompts(fields) * (_positive(fields.get("best_of")) or 1), choices_asked(fields))
+
+
+def _prompts(fields: Mapping[str, object]) -> int:
+    """How many prompts there are: one is text or a list of token ids, and `prompt` may be a list of such."""
     prompts = fields.get("prompt")
-    several = len(prompts) if isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list) else 1
-    return several * (_positive(fields.get("n")) or 1)
+    return len(prompts) if isinstance(prompts, list) and prompts and isinstance(prompts[0], str | list) else 1
 
 
 def _positive(value: object) -> int | None:

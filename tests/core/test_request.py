@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, choices_asked, streams
+from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
 
 PROMPTS = {Api.COMPLETIONS: b"[5,6]", Api.CHAT: b'[{"role":"user","content":"x"}]'}
 PROMPT_FIELDS = {Api.COMPLETIONS: "prompt", Api.CHAT: "messages"}
@@ -135,23 +135,24 @@ def test_a_field_decides_whether_an_answer_is_streamed():
 
 
 @pytest.mark.parametrize(
-    ("fields", "choices"),
+    ("fields", "choices", "candidates"),
     [
-        ({}, 1),
-        ({"n": 3}, 3),
-        ({"n": None}, 1),
-        ({"n": 0}, 1),
-        ({"n": True}, 1),
-        ({"n": "3"}, 1),
-        ({"best_of": 4}, 1),  # the best one of four comes back
-        ({"n": 2, "best_of": 4}, 2),
-        ({"prompt": "text"}, 1),
-        ({"prompt": [1, 2, 3]}, 1),
-        ({"prompt": []}, 1),
-        ({"prompt": ["a", "b"], "n": 2}, 4),
-        ({"prompt": [[1, 2], [3]]}, 2),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, 1),
+        ({}, 1, 1),
+        ({"n": 3}, 3, 3),
+        ({"n": None}, 1, 1),
+        ({"n": 0}, 1, 1),
+        ({"n": True}, 1, 1),
+        ({"n": "3"}, 1, 1),
+        ({"best_of": 4}, 1, 4),  # the best one of four comes back
+        ({"n": 2, "best_of": 4}, 2, 4),
+        ({"n": 3, "best_of": 1}, 3, 3),
+        ({"prompt": "text"}, 1, 1),
+        ({"prompt": [1, 2, 3]}, 1, 1),
+        ({"prompt": []}, 1, 1),
+        ({"prompt": ["a", "b"], "n": 2, "best_of": 3}, 4, 6),
+        ({"prompt": [[1, 2], [3]]}, 2, 2),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, 1, 1),
     ],
 )
-def test_as_many_choices_are_asked_for_as_come_back(fields: dict[str, object], choices: int):
-    assert choices_asked(fields) == choices
+def test_as_many_choices_are_asked_for_as_come_back(fields: dict[str, object], choices: int, candidates: int):
+    assert (choices_asked(fields), candidates_asked(fields)) == (choices, candidates)

@@ -16,6 +16,7 @@ from fineserve_shapes.measure.report import summary_text
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.summary import summarise
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.results import tls_verified
 
 PLAN = {"requests": 300, "span_s": 30.0, "rate_rps": 10.0, "fingerprint": "f" * 16}
 RUN = {"run": "r", "mode": "replay", "host": "http://h", "model": "m"}
@@ -224,6 +225,20 @@ def test_a_message_that_holds_no_measurements_is_refused(change: dict[str, objec
         rows[name] = value
     with pytest.raises(ValueError, match="these are no measurements"):
         Measurements.unpack(taken[2] | {"records": rows.tobytes()})
+
+
+@pytest.mark.parametrize(("verified", "said"), [(False, True), (True, False), (None, False)])
+def test_the_text_says_where_a_certificate_was_not_verified(verified: bool | None, said: bool):
+    summary = summarise(tally_of([record(0)]), ledger_of(ok=1), PLAN, {**RUN, "tls_verified": verified}, FIDELITY)
+    assert ("certificate was not verified (--insecure)" in summary_text(summary)) == said
+
+
+@pytest.mark.parametrize(
+    ("workers", "verified"),
+    [([], None), ([None, None], None), ([True], True), ([True, True], True), ([False, True], False), ([False], False)],
+)
+def test_a_run_is_verified_where_every_worker_verified(workers: list[bool | None], verified: bool | None):
+    assert tls_verified([{"tls_verified": found} for found in workers]) is verified
 
 
 def test_the_text_shows_the_sum_of_the_ledger():

@@ -27,7 +27,7 @@ from gevent.server import StreamServer
 
 from fineserve_shapes.engine.client import Client, Deadlines
 from fineserve_shapes.engine.reactor import Reactor
-from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.engine.target import Target
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 
 PATH = "/v1/completions"
@@ -94,7 +94,7 @@ class Peer:
         """The next request, whole."""
         if (request := self.head()) is None:
             return None
-        length = int(request.headers["content-length"])
+        length = int(request.headers.get("content-length", 0))
         while len(self._read) < length:
             if not (data := self.recv()):
                 return None

@@ -34,7 +34,7 @@ from servers import (
 
 from fineserve_shapes.engine.client import Client, Deadlines
 from fineserve_shapes.engine.reactor import Reactor
-from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.engine.target import Target
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 from fineserve_shapes.simulator.process import SimulatorProcess

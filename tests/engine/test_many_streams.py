@@ -15,7 +15,7 @@ from servers import PATH, descriptors
 from fineserve_shapes.engine.client import Client, Deadlines
 from fineserve_shapes.engine.descriptors import FEW, allow_many
 from fineserve_shapes.engine.reactor import Reactor
-from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.engine.target import Target
 from fineserve_shapes.protocol.stream import StreamReader, StreamResult
 from fineserve_shapes.simulator.process import SimulatorProcess
 

@@ -12,7 +12,7 @@ import pytest
 
 from fineserve_shapes.engine import serverscrape
 from fineserve_shapes.engine.serverscrape import TRIES, ServerScrape
-from fineserve_shapes.engine.transport import Target
+from fineserve_shapes.engine.target import Target
 
 
 class Server:

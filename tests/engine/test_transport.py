@@ -1,4 +1,4 @@
-"""URLs, connecting, and bytes over TCP and TLS."""
+"""Connecting, and bytes over TCP and TLS."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from servers import (
     whole,
 )
 
-from fineserve_shapes.engine.transport import ConnectError, Target, connect
-from fineserve_shapes.errors import InputError
+from fineserve_shapes.engine.target import Target
+from fineserve_shapes.engine.transport import ConnectError, connect
 
 _block = monkey.get_original("time", "sleep")
 
@@ -52,52 +52,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
         return make_certificate(tmp_path_factory.mktemp("tls"))
     except FileNotFoundError:
         pytest.skip("no openssl command to make a certificate with")
-
-
-# URLs
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("http://127.0.0.1:8000", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
-        ("http://127.0.0.1:8000/", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
-        ("http://127.0.0.1:8000/v1", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
-        ("http://127.0.0.1:8000/v1/", ("127.0.0.1", 8000, "", "127.0.0.1:8000", False)),
-        ("https://host.example/deep/path/v1", ("host.example", 443, "/deep/path", "host.example", True)),
-        ("http://Host.Example/v11", ("host.example", 80, "/v11", "host.example", False)),
-        ("http://[::1]:8000/v1", ("::1", 8000, "", "[::1]:8000", False)),
-        ("https://[::1]", ("::1", 443, "", "[::1]", True)),
-        ("HTTP://localhost:", ("localhost", 80, "", "localhost", False)),
-        ("http://bücher.example", ("xn--bcher-kva.example", 80, "", "xn--bcher-kva.example", False)),
-    ],
-)
-def test_a_url_is_taken_apart(url: str, expected: tuple[str, int, str, str, bool]) -> None:
-    target = Target(url)
-    assert (target.host, target.port, target.path, target.authority, target.tls) == expected
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("", "localhost:8000", "127.0.0.1", "ftp://host", "http://", "http:///v1", "http://:8000", "host.example/v1"),
-        *("http://host:0", "http://host:65536", "http://host:x", "http://[::1", "http://user:secret@host"),
-        *("http://host?query", "http://host/#fragment", "http://host/a b", "http://ho st", "http://host/ä"),
-        *("http://a..b", "http://.host", "http://" + 64 * "a", "http://ho\x00st", "http://host/\x7f"),
-    ],
-)
-def test_what_is_no_url_of_a_server_is_refused_in_one_line(url: str) -> None:
-    with pytest.raises(InputError, match=r"--host") as refused:
-        Target(url)
-    assert "\n" not in str(refused.value)
-    assert "secret" not in str(refused.value)
-
-
-def test_the_path_before_v1_is_part_of_every_request(lab: Lab) -> None:
-    server = lab.answer(whole())
-    assert post(lab.client(server.url + "/proxy/v1/")).outcome == "ok"
-    assert server.requests[0].line == "POST /proxy/v1/completions HTTP/1.1"
-    assert server.requests[0].headers["host"] == f"127.0.0.1:{server.port}"
 
 
 # connecting

@@ -44,6 +44,14 @@ def refusal(folder: Path, *arguments: object) -> str:
         (["--output-file", "nowhere/out.json"], "there is no directory nowhere for out.json (--output-file)"),
         (["--host", "ftp://example"], "(--host)"),
         (["--host", NOWHERE], "cannot reach http://127.0.0.1:9: connection refused (--host)"),
+        (["--host", f"{NOWHERE}/v1/chat/completions"], "make its user a ChatUser, or ask at /v1/completions (--host)"),
+        (["--host", NOWHERE, "--endpoint", "chat"], "'chat' is no path from the server's root"),
+        (
+            ["--host", "https://127.0.0.1:9", "--ca-file", "none.pem"],
+            "in none.pem: No such file or directory (--ca-file)",
+        ),
+        (["--host", NOWHERE, "--ca-file", "none.pem"], "in none.pem: No such file or directory (--ca-file)"),
+        (["--scrape-server-metrics", "nowhere"], "(--scrape-server-metrics takes auto, off or a URL)"),
         (["--host", NOWHERE, "--tokenizer", "./nowhere"], ""),
     ],
 )
@@ -71,7 +79,10 @@ def test_a_missing_column_is_refused_with_those_there_are(tmp_path: Path):
 
 def test_an_unknown_model_is_refused_before_time_0(tmp_path: Path, simulator: SimulatorProcess):
     line = refusal(tmp_path, "--host", simulator.url, "--model", "nope")
-    assert "has no model 'nope'; it serves 'simulated' (--model)" in line
+    assert (
+        f"{simulator.url}/v1/completions does not answer for model 'nope': HTTP 404: The model `nope` does not" in line
+    )
+    assert "its list of models has 'simulated' (--model; --skip-preflight starts without this look)" in line
 
 
 def test_a_tokenizer_that_cannot_be_had_is_refused(tmp_path: Path, simulator: SimulatorProcess):

@@ -176,6 +176,22 @@ def test_chats_and_whole_answers_are_the_same_job(tmp_path: Path):
     assert streamed["total_output_tokens"] == whole["total_output_tokens"] == 100
 
 
+def test_the_body_and_the_path_are_the_users_to_say(tmp_path: Path):
+    """A whole endpoint pasted, answers that are not streamed, and a length of the user's own, by which none is short."""
+    trace, out = write_trace(tmp_path / "trace.csv", even(20, 40.0)), tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=5, itl_ms=1) as simulator:
+        done = run_locust(tmp_path, "--host", f"{simulator.url}/v1/completions?team=a", "--request-trace-csv", trace,
+                          "--extra-request-body", '{"stream": false, "max_tokens": 3}', "--output-file", out,
+                          HTTP_PROXY="http://user:secret@127.0.0.1:9")  # fmt: skip
+    assert done.code == 0, done.output
+    assert done.output.count("HTTP_PROXY is not used: requests go straight to 127.0.0.1") == 1
+    assert "secret" not in done.output
+    summary = summary_of(out)
+    assert outcomes(summary) == {"ok": 20}
+    assert (summary["mean_ttft_ms"], summary["total_output_tokens"], summary["short"]) == (None, 60, 0)
+    assert summary["tls_verified"] is None
+
+
 def test_a_key_comes_from_the_environment_and_is_shown_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trace = write_trace(tmp_path / "trace.csv", even(5, 40.0))
     out = tmp_path / "out.json"
