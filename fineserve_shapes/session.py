@@ -132,7 +132,8 @@ class MasterSession:
             self.error = InputError("a run is still going on: stop it first")
             self._start_shape()  # Locust says so in its log
             return
-        self.error, self._interrupted, self._summary, self._finishing = None, False, None, None
+        self.error = self._summary = self._finishing = None
+        self._interrupted = False
         try:
             planned = self._planned or self._plan()
             local = isinstance(self._runner, LocalRunner)
@@ -141,13 +142,22 @@ class MasterSession:
             self._observe(run, planned)
         except InputError as error:
             self.error = error
+            self._refuse(error)
             if self._environment.parsed_options.headless:
-                _exit_with(error)
-            logger.error("%s", error)
+                self._runner.shape_greenlet = gevent.spawn(lambda: None)  # Locust waits for it, and ends
             return
         self._planned = None if self._environment.web_ui else planned
         self._begin(run, planned)
         self._start_shape()
+
+    def _refuse(self, error: InputError) -> None:
+        """A run cannot start. Without a web UI that is the last line of all, and no empty tables stand before it."""
+        self.error = error
+        if not self._environment.parsed_options.headless:
+            logger.error("%s", error)
+            return
+        self._environment.process_exit_code = EXIT_BAD_INPUT
+        logging.getLogger("locust.stats_logger").disabled = True
 
     def _plan(self) -> Planned:
         """The plan that the options ask for, up to the run time."""
@@ -275,6 +285,8 @@ class MasterSession:
 
     def _on_quit(self, **_: Any) -> None:
         """Locust has printed its tables."""
+        if self.error is not None and self._environment.parsed_options.headless:
+            _tell(self.error)
         if self._summary is not None and self._environment.web_ui is None:
             self._print_summary()
 
@@ -304,6 +316,7 @@ class MasterSession:
         if run.failure is not None:
             self._environment.process_exit_code = EXIT_BAD_INPUT
             if run.start_s is None:
+                self._refuse(run.failure)
                 self._observers.finish(None)
                 if run.log is not None:
                     run.log.close(b"{}")
@@ -373,8 +386,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _exit_with(error: InputError) -> NoReturn:
+def _tell(error: InputError) -> None:
     sys.stderr.write(f"locust: error: {error}\n")
+
+
+def _exit_with(error: InputError) -> NoReturn:
+    _tell(error)
     sys.exit(EXIT_BAD_INPUT)
 
 
