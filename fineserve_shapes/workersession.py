@@ -45,9 +45,14 @@ class WorkerSession:
             (messages.PONG, self.worker.on_pong),
         ):
             runner.register_message(kind, mailbox.listener(listener))
-        # waiting for requests in flight must not hold up other messages
-        runner.register_message(messages.DRAIN, mailbox.listener(self.worker.on_drain), concurrent=True)
-        runner.register_message(messages.WARM_UP, mailbox.listener(self.worker.on_warm_up), concurrent=True)
+        for kind, waiting in ((messages.DRAIN, self.worker.on_drain), (messages.WARM_UP, self.worker.on_warm_up)):
+            listener = mailbox.listener(waiting)
+            if (
+                local
+            ):  # whose runner calls the listener, and would not return to a master that may be in a hurry by then
+                runner.register_message(kind, functools.partial(gevent.spawn, listener))
+            else:  # waiting for requests in flight must not hold up other messages
+                runner.register_message(kind, listener, concurrent=True)
         environment.events.test_start.add_listener(self._on_test_start)
         environment.events.test_stop.add_listener(self._on_test_stop)
         environment.events.quitting.add_listener(self._on_quitting)
