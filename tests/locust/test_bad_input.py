@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from runs import cluster, free_port, run_locust, write_trace
 
@@ -83,6 +84,13 @@ def test_a_tokenizer_that_cannot_be_had_is_refused(tmp_path: Path, simulator: Si
 
 def test_a_prompt_file_that_cannot_be_read_is_refused(tmp_path: Path, simulator: SimulatorProcess):
     assert "nowhere.json" in refusal(tmp_path, "--host", simulator.url, "--dataset-path", "nowhere.json")
+
+
+def test_a_request_log_that_was_opened_is_closed_where_the_start_fails(tmp_path: Path):
+    log = tmp_path / "log.parquet"
+    line = refusal(tmp_path, "--host", NOWHERE, "--request-log", log, "--scrape-server-metrics", "ftp://x")
+    assert "--scrape-server-metrics takes auto, off or a URL" in line
+    assert pyarrow.parquet.read_table(log).num_rows == 0
 
 
 def test_workers_report_what_they_cannot_reach(tmp_path: Path):
