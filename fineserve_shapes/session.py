@@ -23,14 +23,13 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.master import Master
-from fineserve_shapes.engine.progressline import ProgressLine
+from fineserve_shapes.engine.progressline import ProgressLine, progress_of
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import machine
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.interrupts import interrupt_main, on_signals
-from fineserve_shapes.measure.ledger import ASIDE, done, failed
-from fineserve_shapes.measure.progress import Progress
+from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.observers import Observers
 from fineserve_shapes.options import Values, drain_timeout_s, settings
 from fineserve_shapes.peers import Mailbox
@@ -46,7 +45,6 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
-RATE_OVER_S = 10.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
@@ -193,7 +191,7 @@ class MasterSession:
         for path in (planned.settings.request_log, planned.output_file, self._observers.report_file, *planned.tables):
             self._names.write(path)
         if self._shows_progress:
-            self._progress = ProgressLine(lambda: _progress(run, plan))
+            self._progress = ProgressLine(lambda: progress_of(run, plan))
         self.master.begin(run)
 
     def _observe(self, run: Run, planned: Planned) -> None:
@@ -356,27 +354,6 @@ class Planned:
     drain_timeout_s: float
     output_file: Path | None
     tables: list[Path]
-
-
-def _progress(run: Run, plan: Plan) -> str | None:
-    """The run in one line; None before it has begun."""
-    now_s = run.now_s
-    if now_s < 0:
-        return None
-    ledger, ttft = run.book.ledger, run.totals.latencies["ttft"]
-    since_s = max(now_s - RATE_OVER_S, 0.0)
-    return Progress(
-        elapsed_s=now_s,
-        done=done(ledger),
-        planned=plan.requests,
-        rate_rps=run.tally.series.between("sent", since_s, now_s) / max(now_s - since_s, 1.0),
-        in_flight=run.in_flight,
-        failed=failed(ledger),
-        ttft_p50_s=ttft.quantile(0.5),
-        ttft_p99_s=ttft.quantile(0.99),
-        end_s=plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
-        aside={outcome: ledger[outcome] for outcome in ASIDE if ledger[outcome]},
-    ).line()
 
 
 def _is_loopback(host: str) -> bool:
