@@ -6,6 +6,7 @@ whatever a parser was told, and what cannot be read is one clear line in both pl
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -195,6 +196,33 @@ def add(parser: Any, options: Iterable[Option], *, environment: bool = True) -> 
                 option.flag, default=option.default, choices=option.choices, help=shown,
                 metavar=None if option.choices else option.dest.rpartition("_")[2].upper(), **variable,
             )  # fmt: skip
+
+
+HOMES = (
+    ("replay.py", TRACE),
+    ("poisson.py", POISSON),
+    ("parametric.py", PARAMETRIC),
+    ("CompletionUser and ChatUser", (*SERVER, *PROMPTS)),
+)
+"""Which locustfile, or class, reads which options."""
+
+
+def explain_unknown(parser: Any) -> None:
+    """Have Locust's parser say of an option that it does not know where it belongs, or which one is meant, in one line."""
+    complain = parser.error
+
+    def error(message: str) -> None:
+        unknown = [word.partition("=")[0] for word in message.partition("unrecognized arguments: ")[2].split()]
+        for flag in unknown:
+            if homes := [home for home, options in HOMES if any(flag == option.flag for option in options)]:
+                complain(f"{flag} belongs to {' and '.join(homes)}: this locustfile does not read it")
+        if unknown:
+            known = [string for action in parser._actions for string in action.option_strings]
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            complain(f"unknown argument {unknown[0]}" + "".join(f": did you mean {name}?" for name in near))
+        complain(message)
+
+    parser.error = error
 
 
 def listen_to_this_machine(parser: Any) -> None:

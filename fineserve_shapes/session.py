@@ -23,14 +23,13 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.master import Master
-from fineserve_shapes.engine.progressline import ProgressLine
+from fineserve_shapes.engine.progressline import ProgressLine, progress_of
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.interrupts import interrupt_main, on_signals
 from fineserve_shapes.machine import machine
-from fineserve_shapes.measure.ledger import ASIDE, done, failed
-from fineserve_shapes.measure.progress import Progress
+from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.observers import Observers
 from fineserve_shapes.options import Values, drain_timeout_s, settings
 from fineserve_shapes.peers import Mailbox
@@ -46,7 +45,6 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
-RATE_OVER_S = 10.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
@@ -132,7 +130,8 @@ class MasterSession:
             self.error = InputError("a run is still going on: stop it first")
             self._start_shape()  # Locust says so in its log
             return
-        self.error, self._interrupted, self._summary, self._finishing = None, False, None, None
+        self.error = self._summary = self._finishing = None
+        self._interrupted = False
         try:
             planned = self._planned or self._plan()
             local = isinstance(self._runner, LocalRunner)
@@ -141,13 +140,22 @@ class MasterSession:
             self._observe(run, planned)
         except InputError as error:
             self.error = error
+            self._refuse(error)
             if self._environment.parsed_options.headless:
-                _exit_with(error)
-            logger.error("%s", error)
+                self._runner.shape_greenlet = gevent.spawn(lambda: None)  # Locust waits for it, and ends
             return
         self._planned = None if self._environment.web_ui else planned
         self._begin(run, planned)
         self._start_shape()
+
+    def _refuse(self, error: InputError) -> None:
+        """A run cannot start. Without a web UI that is the last line of all, and no empty tables stand before it."""
+        self.error = error
+        if not self._environment.parsed_options.headless:
+            logger.error("%s", error)
+            return
+        self._environment.process_exit_code = EXIT_BAD_INPUT
+        logging.getLogger("locust.stats_logger").disabled = True
 
     def _plan(self) -> Planned:
         """The plan that the options ask for, up to the run time."""
@@ -183,7 +191,7 @@ class MasterSession:
         for path in (planned.settings.request_log, planned.output_file, self._observers.report_file, *planned.tables):
             self._names.write(path)
         if self._shows_progress:
-            self._progress = ProgressLine(lambda: _progress(run, plan))
+            self._progress = ProgressLine(lambda: progress_of(run, plan))
         self.master.begin(run)
 
     def _observe(self, run: Run, planned: Planned) -> None:
@@ -275,6 +283,8 @@ class MasterSession:
 
     def _on_quit(self, **_: Any) -> None:
         """Locust has printed its tables."""
+        if self.error is not None and self._environment.parsed_options.headless:
+            _tell(self.error)
         if self._summary is not None and self._environment.web_ui is None:
             self._print_summary()
 
@@ -304,6 +314,7 @@ class MasterSession:
         if run.failure is not None:
             self._environment.process_exit_code = EXIT_BAD_INPUT
             if run.start_s is None:
+                self._refuse(run.failure)
                 self._observers.finish(None)
                 if run.log is not None:
                     run.log.close(b"{}")
@@ -345,27 +356,6 @@ class Planned:
     tables: list[Path]
 
 
-def _progress(run: Run, plan: Plan) -> str | None:
-    """The run in one line; None before it has begun."""
-    now_s = run.now_s
-    if now_s < 0:
-        return None
-    ledger, ttft = run.book.ledger, run.totals.latencies["ttft"]
-    since_s = max(now_s - RATE_OVER_S, 0.0)
-    return Progress(
-        elapsed_s=now_s,
-        done=done(ledger),
-        planned=plan.requests,
-        rate_rps=run.tally.series.between("sent", since_s, now_s) / max(now_s - since_s, 1.0),
-        in_flight=run.in_flight,
-        failed=failed(ledger),
-        ttft_p50_s=ttft.quantile(0.5),
-        ttft_p99_s=ttft.quantile(0.99),
-        end_s=plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
-        aside={outcome: ledger[outcome] for outcome in ASIDE if ledger[outcome]},
-    ).line()
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -373,8 +363,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _exit_with(error: InputError) -> NoReturn:
+def _tell(error: InputError) -> None:
     sys.stderr.write(f"locust: error: {error}\n")
+
+
+def _exit_with(error: InputError) -> NoReturn:
+    _tell(error)
     sys.exit(EXIT_BAD_INPUT)
 
 

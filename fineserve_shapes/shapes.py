@@ -65,6 +65,7 @@ class PlanShape(LoadTestShape):
             options.add(parser, user_class.options())
         options.add(parser, options.RUN)
         options.listen_to_this_machine(parser)
+        options.explain_unknown(parser)
 
     @classmethod
     def _bind(cls, environment: Any, **_: Any) -> None:

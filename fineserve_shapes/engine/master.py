@@ -257,7 +257,8 @@ class Master:
         if run.failure is None:
             run.failure = error
             run.book.stop()
-            logger.error("%s", error)
+            if run.start_s is not None:  # else it is for whoever asked for the start to say
+                logger.error("%s", error)
             run.begun.set()
 
     def _wait_for_last_reports(self, run: Run, timeout_s: float) -> None:

@@ -10,8 +10,14 @@ from typing import TextIO
 
 import gevent
 
+from fineserve_shapes.engine.run import Run
+from fineserve_shapes.measure.ledger import ASIDE, done, failed
+from fineserve_shapes.measure.progress import Progress
+from fineserve_shapes.workload.plan import Plan
+
 TERMINAL_EVERY_S = 0.5
 PLAIN_EVERY_S = 10.0
+RATE_OVER_S = 10.0
 _CLEAR = "\r\x1b[K"
 
 
@@ -60,3 +66,24 @@ class ProgressLine:
         """A message of the log is about to be written: it gets a line of its own."""
         self._clear()
         return True
+
+
+def progress_of(run: Run, plan: Plan) -> str | None:
+    """The run in one line; None before it has begun."""
+    now_s = run.now_s
+    if now_s < 0:
+        return None
+    ledger, ttft = run.book.ledger, run.totals.latencies["ttft"]
+    since_s = max(now_s - RATE_OVER_S, 0.0)
+    return Progress(
+        elapsed_s=now_s,
+        done=done(ledger),
+        planned=plan.requests,
+        rate_rps=run.tally.series.between("sent", since_s, now_s) / max(now_s - since_s, 1.0),
+        in_flight=run.in_flight,
+        failed=failed(ledger),
+        ttft_p50_s=ttft.quantile(0.5),
+        ttft_p99_s=ttft.quantile(0.99),
+        end_s=plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
+        aside={outcome: ledger[outcome] for outcome in ASIDE if ledger[outcome]},
+    ).line()

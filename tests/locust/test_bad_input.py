@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from runs import cluster, free_port, run_locust, write_trace
 
@@ -19,12 +20,13 @@ def simulator():
 
 
 def refusal(folder: Path, *arguments: object) -> str:
-    """The one line with which a run is refused."""
+    """The one line with which a run is refused, the last of all."""
     done = run_locust(folder, *arguments)
     assert done.code == 2, done.output
     assert "Traceback" not in done.output
     lines = [line for line in done.output.splitlines() if "error: " in line or "/ERROR/" in line]
-    assert len(lines) == 1, done.output
+    assert lines == done.output.splitlines()[-1:], done.output
+    assert "Aggregated" not in done.output  # nor an empty table
     return lines[0]
 
 
@@ -42,6 +44,8 @@ def refusal(folder: Path, *arguments: object) -> str:
         (["--timestamp-column", "when"], "when"),
         (["--drain-timeout", "soon"], "--drain-timeout must be a number, got 'soon'"),
         (["--output-file", "nowhere/out.json"], "there is no directory nowhere for out.json (--output-file)"),
+        (["--request-log", "log.txt"], "log.txt must end in .parquet, .jsonl, .csv (--request-log)"),
+        (["--request-rate", "5"], "--request-rate belongs to poisson.py: this locustfile does not read it"),
         (["--host", "ftp://example"], "(--host)"),
         (["--host", NOWHERE], "cannot reach http://127.0.0.1:9: connection refused (--host)"),
         (["--host", f"{NOWHERE}/v1/chat/completions"], "make its user a ChatUser, or ask at /v1/completions (--host)"),
@@ -91,6 +95,13 @@ def test_a_tokenizer_that_cannot_be_had_is_refused(tmp_path: Path, simulator: Si
 
 def test_a_prompt_file_that_cannot_be_read_is_refused(tmp_path: Path, simulator: SimulatorProcess):
     assert "nowhere.json" in refusal(tmp_path, "--host", simulator.url, "--dataset-path", "nowhere.json")
+
+
+def test_a_request_log_that_was_opened_is_closed_where_the_start_fails(tmp_path: Path):
+    log = tmp_path / "log.parquet"
+    line = refusal(tmp_path, "--host", NOWHERE, "--request-log", log, "--scrape-server-metrics", "ftp://x")
+    assert "--scrape-server-metrics takes auto, off or a URL" in line
+    assert pyarrow.parquet.read_table(log).num_rows == 0
 
 
 def test_workers_report_what_they_cannot_reach(tmp_path: Path):

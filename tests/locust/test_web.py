@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from pages import open_page, until
-from runs import cluster, outcomes, truth, write_trace
+from runs import cluster, outcomes, summary_of, truth, write_trace
 
 from fineserve_shapes.simulator.process import SimulatorProcess
 
@@ -55,6 +56,35 @@ def test_the_stop_button_ends_a_run_and_accounts_for_the_rest(tmp_path: Path):
     summary = json.loads(out.read_text())
     assert set(outcomes(summary)) == {"ok", "unsent"}
     assert sum(outcomes(summary).values()) == summary["ledger"]["planned"] == 1000
+
+
+def test_every_run_keeps_its_files_and_a_second_interrupt_cuts_the_last_one_short(tmp_path: Path):
+    """Under a base path, too: the log names the page for Prometheus where it is."""
+    trace = write_trace(tmp_path / "trace.csv", [0.05 * i for i in range(20)])
+    long = write_trace(tmp_path / "long.csv", [0.05 * i for i in range(100)], output_tokens=5000)
+    with SimulatorProcess(ttft_ms=20, itl_ms=20) as simulator, cluster(tmp_path) as locust:
+        page = open_page(locust, "--host", simulator.url, "--web-base-path", "/load", "--drain-timeout", 100,
+                         "--output-file", tmp_path / "out.json", "--request-log", tmp_path / "log.csv",
+                         base="/load/")  # fmt: skip
+        process = locust.processes[0]
+        assert "Prometheus finds the figures at /load/fineserve/metrics" in locust.output(process)
+        page.url += "/load"
+        assert page.swarm(request_trace_csv=trace)["success"] is True
+        until(lambda: (tmp_path / "out.json").exists())
+        assert 'fineserve_ledger_requests{outcome="ok"} 20.0' in page.get("/fineserve/metrics")
+        assert page.swarm(request_trace_csv=long)["success"] is True
+        time.sleep(3.0)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(1.0)
+        done = locust.wait(process, 15.0)
+    assert done.code == 0, done.output
+    first, second = sorted(map(summary_of, tmp_path.glob("out*.json")), key=lambda summary: summary["started_at"])
+    assert (outcomes(first), set(outcomes(second))) == ({"ok": 20}, {"cancelled", "unsent"})
+    for summary, name in ((first, ""), (second, f"-{second['run']}")):
+        assert summary["run"] == summary_of(tmp_path / f"out{name}.json")["run"]
+        rows = (tmp_path / f"log{name}.csv").read_text().splitlines()
+        assert len(rows) == summary["ledger"]["planned"] + 1
 
 
 def test_every_option_is_in_the_form_with_help_and_default(tmp_path: Path):
