@@ -14,12 +14,12 @@ from typing import Any
 
 import gevent
 import pytest
+from certificates import Certificate, make_certificate
 from servers import (
     DONE,
     HEAD,
     MAX_TEST_S,
     UNFRAMED,
-    Certificate,
     Lab,
     Peer,
     TLSPeer,
@@ -28,7 +28,6 @@ from servers import (
     event,
     events,
     free_port,
-    make_certificate,
     sized,
     whole,
 )
