@@ -406,6 +406,11 @@ def test_a_refusal_has_the_servers_own_words_and_the_way_out(
     assert way in text
 
 
+@pytest.mark.parametrize("body", [b"", b"words", b"[1]", b"\xff"])
+def test_a_body_may_be_of_any_kind(lab: Lab, body: bytes) -> None:
+    assert "HTTP 400: unsupported max_tokens" in (asks(refuses(lab, "400 No", "unsupported max_tokens"), body) or "")
+
+
 def test_a_model_that_the_server_does_not_know_is_named_with_those_it_lists(lab: Lab) -> None:
     text = asks(refuses(lab, "404 No", {"error": {"message": "no such model"}}), listed="its list of models has 'a'")
     assert text is not None
