@@ -162,7 +162,13 @@ RUN = (
     Option("--warmup-requests", "extra requests before the run begins, which count nowhere", "0"),
     Option("--warmup-seconds", "seconds from the start of the run whose requests count in the ledger alone", "0"),
     Option("--max-lag", "a valid run's lag p99 is at most that", "10ms"),
-    Option("--max-lag-share", "... or at most this share of the median TTFT, if that is more", "0.05"),
+    Option("--max-lag-share", "... or at most this share of the mean gap between requests, if that is more", "5%"),
+    Option("--max-rate-error", "a valid run's rate is at most so far from the plan's", "5%"),
+    Option("--max-cv-error", "a valid run's gap CV is at most so far from the plan's", "5%"),
+    Option("--max-dispersion-error", "a valid run's dispersion is at most so far from the plan's", "10%"),
+    Option("--max-length-error", "a valid run's mean input and output lengths are at most so far from the plan's", "10%"),
+    Option("--max-ttft-error", "in a valid run late reading puts TTFT off by at most that at p99, a fifth at the median",
+           "5ms"),
     Option("--max-clock-uncertainty", "a valid run's workers know the master's clock at least so well", "1ms"),
     Option("--fail-if-invalid", "exit with code 3 where the load asked for was not the load delivered", None),
     Option("--report", "write an HTML report there at the end: one file that opens without a network"),
@@ -328,7 +334,12 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
     slo = values.text("--slo")
     limits = {
         "lag_s": _duration(values, "--max-lag"),
-        "lag_share": values.number("--max-lag-share"),
+        "lag_share": _share(values, "--max-lag-share"),
+        "rate": _share(values, "--max-rate-error"),
+        "gap_cv": _share(values, "--max-cv-error"),
+        "dispersion": _share(values, "--max-dispersion-error"),
+        "ttft_s": _duration(values, "--max-ttft-error"),
+        "lengths": _share(values, "--max-length-error"),
         "uncertainty_s": _duration(values, "--max-clock-uncertainty"),
     }
     warmup_requests = values.count("--warmup-requests") or 0
@@ -357,6 +368,21 @@ def drain_timeout_s(values: Values) -> float:
 def _duration(values: Values, flag: str) -> float | None:
     text = values.text(flag)
     return None if text is None else duration_s(text, flag)
+
+
+def _share(values: Values, flag: str) -> float | None:
+    """A share as a number or in percent: 0.05 or 5%."""
+    text = values.text(flag)
+    if text is None:
+        return None
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    try:
+        share = float(number.replace("_", " ")) / (100 if percent else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise InputError(f"{flag} must be a share such as 0.05 or 5%, got {text!r}")
+    return share
 
 
 def seed(values: Values) -> int:

@@ -18,6 +18,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS
+from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import FloatArray, Records
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.stream import StreamResult
@@ -94,6 +95,10 @@ class UserPerformer:
         except Exception as error:
             return failure(error, sent_s)
         return result or StreamResult("ok", None, sent_s, time.perf_counter())
+
+    def take_reads(self) -> Reads:
+        """What the user knows."""
+        return Reads() if self._user is None else self._user.take_reads()
 
     def tokens_come(self) -> Mapping[int, int]:
         """What the user knows."""

@@ -25,10 +25,10 @@ from fineserve_shapes.engine import messages
 from fineserve_shapes.engine.master import Master
 from fineserve_shapes.engine.progressline import ProgressLine
 from fineserve_shapes.engine.run import Run, Settings
-from fineserve_shapes.engine.worker import machine
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.interrupts import interrupt_main, on_signals
+from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.ledger import ASIDE, done, failed
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.observers import Observers

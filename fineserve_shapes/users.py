@@ -26,6 +26,7 @@ from fineserve_shapes.engine.reactor import Reactor
 from fineserve_shapes.engine.retry import Retry429
 from fineserve_shapes.engine.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.options import Values
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
@@ -91,6 +92,10 @@ class ArrivalUser(User):
     def tokens_come(self) -> Mapping[int, int]:
         """Output tokens that have come so far, by stream, of answers that have not ended as well. Empty: not known."""
         return {}
+
+    def take_reads(self) -> Reads:
+        """How late tokens were read since the last call. Empty: not known."""
+        return Reads()
 
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
         """The type and name under which Locust shows the request. Few names: each is a row of its own, for ever."""
@@ -223,6 +228,11 @@ class _OpenAIUser(ArrivalUser):
         for reader, stream in self._readers.items():
             come[stream] += reader.tokens
         return come
+
+    def take_reads(self) -> Reads:
+        """By the kernel's stamps, where there are some."""
+        reactor = self._reactor
+        return Reads() if reactor is None or not reactor.stamps else reactor.reads.take()
 
     def name_of(self, request: PlannedRequest) -> tuple[str, str]:  # noqa: ARG002
         """POST and the common path of the API, whatever the server's own is."""

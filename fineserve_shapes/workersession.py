@@ -45,9 +45,11 @@ class WorkerSession:
             (messages.PONG, self.worker.on_pong),
         ):
             runner.register_message(kind, mailbox.listener(listener))
-        # waiting for requests in flight must not hold up other messages
-        runner.register_message(messages.DRAIN, mailbox.listener(self.worker.on_drain), concurrent=True)
-        runner.register_message(messages.WARM_UP, mailbox.listener(self.worker.on_warm_up), concurrent=True)
+        # Waiting for requests in flight must not hold up other messages; a single process's runner knows no concurrent
+        # ones, and its driving side would stand still for as long.
+        for kind, listener in ((messages.DRAIN, self.worker.on_drain), (messages.WARM_UP, self.worker.on_warm_up)):
+            take = mailbox.listener(listener)
+            runner.register_message(kind, functools.partial(gevent.spawn, take) if local else take, concurrent=True)
         environment.events.test_start.add_listener(self._on_test_start)
         environment.events.test_stop.add_listener(self._on_test_stop)
         environment.events.quitting.add_listener(self._on_quitting)

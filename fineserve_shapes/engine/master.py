@@ -17,6 +17,7 @@ from fineserve_shapes.engine.messages import MessageError
 from fineserve_shapes.engine.run import MAX_AHEAD_S, Run
 from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.strain import Strain
 
@@ -114,7 +115,7 @@ class Master:
     def on_ping(self, worker: str, data: Any) -> None:
         """A worker asks for the time."""
         sent_s = messages.data_field(data, "sent_s", float)
-        self._send(messages.PONG, {"sent_s": sent_s, "master_s": time.perf_counter()}, worker)
+        self._send(messages.PONG, {"sent_s": sent_s, "master_s": time.perf_counter(), "machine": machine()}, worker)
 
     def on_report(self, worker: str, data: Any) -> None:
         """What became of rows."""
@@ -126,6 +127,7 @@ class Master:
         uncertainty_s = messages.data_field(data, "uncertainty_s", float)
         delays_s = messages.unpack_delays(data)
         tokens_come = messages.unpack_counts(data, "tokens_come", messages.TOKENS)
+        reads = messages.unpack_reads(data)
         if worker not in run.facts:
             raise MessageError("it reports and has never said hello")
         if report.at_s > run.now_s + MAX_AHEAD_S:
@@ -135,6 +137,8 @@ class Master:
         process.offset_s = offset_s
         process.tokens_come = tokens_come
         process.loop_delay.record(delays_s)
+        process.reads.merge(reads)
+        process.stamped = run.facts[worker].get("token_times") == "received"
         process.uncertainty_s = (
             uncertainty_s if process.uncertainty_s is None else max(process.uncertainty_s, uncertainty_s)
         )

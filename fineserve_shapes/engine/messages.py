@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fineserve_shapes.engine.leases import Batch, Lease, Report, Row
 from fineserve_shapes.engine.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.protocol.openai import MAX_ERROR_CHARS, shorten
 
 PREFIX = "fineserve."
@@ -104,6 +105,14 @@ def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
     """The event loop's delays in a report: finite and not negative beyond rounding, seconds."""
     delays_s = _array(data, "loop_delays", np.dtype("<f8"))
     return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)
+
+
+def unpack_reads(data: Any) -> Reads:
+    """How late tokens were read, in a report."""
+    try:
+        return Reads.unpack(data_field(data, "reads", list))
+    except (ValueError, KeyError, TypeError) as error:
+        raise MessageError(f"the field 'reads' of a message cannot be read: {error}") from None
 
 
 def unpack_counts(data: Any, name: str, limit: int = _MANY) -> dict[int, int]:

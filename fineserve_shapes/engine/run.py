@@ -80,7 +80,7 @@ class Run:
         self._reading = prefetched(iter(blocks))
         slots = None if settings.max_concurrency is None else Slots(settings.max_concurrency)
         self.book = LeaseBook(self._reading, planned, slots=slots, silence_s=silence_s)
-        self.tally = Tally(settings.slo, settings.warmup_s)
+        self.tally = Tally(settings.slo, settings.warmup_s, settings.limits.lag_s)
         self.flow = Flow()  # of output tokens
         self._come: Counter[int] = Counter()  # output tokens by stream, as of the last look
         self.workers: dict[str, Process] = {}

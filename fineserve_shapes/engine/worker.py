@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import gevent
@@ -26,8 +24,10 @@ from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.engine.spool import Spool
 from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.outbox import Outbox
+from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import FloatArray, Records
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.stream import StreamResult
@@ -60,6 +60,9 @@ class Performer(Protocol):
 
     def warm_up(self, run: str, row: Row) -> StreamResult:
         """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
+
+    def take_reads(self) -> Reads:
+        """How late tokens were read since the last call."""
 
     def tokens_come(self) -> Mapping[int, int]:
         """Output tokens that have come since `open`, by stream, those of answers that have not ended included.
@@ -217,7 +220,8 @@ class Worker:
         """The master's answer to a ping."""
         received_s = self._clock_s()
         sent_s, master_s = messages.data_field(data, "sent_s", float), messages.data_field(data, "master_s", float)
-        self._clock.answered(sent_s, master_s, received_s)
+        same_clock = messages.data_field(data, "machine", str) == machine()
+        self._clock.answered(sent_s, master_s, received_s, same_clock=same_clock)
 
     # the run
 
@@ -240,22 +244,27 @@ class Worker:
         facts["machine"] = machine()
         gc.collect()  # once, before the run, and then never again over all that imports have made: it takes 0.1 s
         gc.freeze()
-        while not self._local and self._clock.pings < FIRST_PINGS and "error" not in facts:
+        while not self._local and not self._clock_is_known and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:
             if self._run is None and not self._leaving:
                 self._send(messages.HELLO, {**facts, "uncertainty_s": self._clock.uncertainty_s})
             gevent.sleep(HELLO_EVERY_S)
 
+    @property
+    def _clock_is_known(self) -> bool:
+        return self._clock.pings >= FIRST_PINGS or self._clock.uncertainty_s == 0
+
     def _ping(self) -> None:
         while True:
             self._send(messages.PING, {"sent_s": self._clock_s()})
-            gevent.sleep(FIRST_PING_EVERY_S if self._clock.pings < FIRST_PINGS else PING_EVERY_S)
+            gevent.sleep(PING_EVERY_S if self._clock_is_known else FIRST_PING_EVERY_S)
 
     def _perform(self, row: Row, prepared: Any, held_s: float) -> None:
         assert self._performer is not None
         assert self._run is not None
-        self._outbox.sent(row.stream, self._now_s())
+        now_s = self._now_s()
+        self._outbox.sent(row.stream, now_s, now_s - row.due_s - held_s)
         self._in_flight[row.stream] += 1
         try:
             result = self._performer.perform(self._run, row, prepared)
@@ -300,6 +309,7 @@ class Worker:
             "offset_s": self._clock.offset_s,
             "uncertainty_s": self._clock.uncertainty_s,
             "loop_delays": delays_s.tobytes(),
+            "reads": (Reads() if self._performer is None else self._performer.take_reads()).pack(),
         }
         self._send(messages.REPORT, messages.pack_report(report) | facts)
 
@@ -337,14 +347,6 @@ class Worker:
             spool.leave()
 
 
-def machine() -> str:
-    """Something that tells this machine from others for as long as it runs."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return platform.node()
-
-
 def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tuple[Any, ...]:
     """The row of RECORD for a request and its result."""
 
@@ -357,6 +359,7 @@ def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tu
         row.stream,
         OUTCOMES.index(result.outcome),
         result.short,
+        result.no_finish_reason,
         result.retried,
         result.reused,
         result.tokens_from == "usage",
@@ -368,7 +371,7 @@ def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tu
         at(result.last_token_s),
         at(result.end_s),
         row.input_tokens,
-        row.output_tokens,
+        row.output_tokens if result.asked_tokens is None else result.asked_tokens,
         -1 if result.input_tokens is None else result.input_tokens,
         -1 if result.output_tokens is None else result.output_tokens,
         len(result.chunk_times_s),

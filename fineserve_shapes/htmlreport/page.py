@@ -166,12 +166,16 @@ def _fidelity(run: RunData) -> dict[str, Any]:
     for name in ("due", "due_unsent", "due_unknown", "lag_p50_ms", "lag_p99_ms", "lag_max_ms", "lag_p99_of_ttft",
                  "held", "held_p50_ms", "held_p99_ms", "passed_on", "ended_twice"):  # fmt: skip
         found[name.replace("_", " ")] = told.get(name)
+    reads = told.get("reads") or {}
+    for name in ("delay_p50_ms", "delay_p99_ms", "shared_share", "first_unsure_p50_ms", "first_unsure_p99_ms"):
+        found[f"read {name.replace('_', ' ')}"] = reads.get(name)
     for worker, facts in list((told.get("workers") or {}).items())[:50]:
         if isinstance(facts, dict):
             uncertain = facts.get("uncertainty_s")
             found[f"worker {clipped(worker, 60)}"] = (
                 f"clock within {number(None if uncertain is None else 1e3 * uncertain)} ms,"
-                f" loop delay p99 {number(facts.get('loop_delay_p99_ms'))} ms"
+                f" loop delay p99 {number(facts.get('loop_delay_p99_ms'))} ms,"
+                f" read delay p99 {number((facts.get('reads') or {}).get('delay_p99_ms'))} ms"
             )
     return {name: value for name, value in found.items() if value is not None}
 

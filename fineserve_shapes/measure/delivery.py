@@ -1,7 +1,13 @@
-"""Delivery: how bursty the load was that was asked for, and the load that left, measured alike while a run goes on."""
+"""Delivery: how bursty the load was that was asked for, and the load that left, measured alike while a run goes on.
+
+Both are of the same rows, so the difference between them is no matter of chance. One thing is: a request that leaves a
+tenth of a millisecond late may fall into the next bin of a second, which is no other load. So the counts in bins are
+taken of times from which a lag that is allowed is taken off; the gaps are those of the real times.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,39 +19,49 @@ HOLD_S = 10.0
 
 
 class Delivery:
-    """Two meters over the same time: of due times, and of times of sending.
+    """Meters over the same time: of due times, and of times of sending.
+
+    allowed_lag_s: a request that left later than it was due by no more than that counts in the bin in which it was due.
 
     Memory is that of the times of the last `HOLD_S` seconds. A time of sending that is told later still is counted at the
     latest time that was taken already, and in `told_late`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, allowed_lag_s: float = 0.0) -> None:
+        self._allowed_lag_s = allowed_lag_s
         self._asked = _Meter()
         self._sent = _Meter()
+        self._counted = _Meter()  # sent, less the lag that is allowed
+        self.finished = False
 
     def plan(self, due_s: FloatArray) -> None:
         """Rows are due then."""
         self._asked.add(due_s)
 
-    def sent(self, sent_s: FloatArray) -> None:
-        """Requests left then, in any order."""
+    def sent(self, sent_s: FloatArray, lag_s: FloatArray) -> None:
+        """Requests left then, so late, in any order."""
         self._sent.add(sent_s)
+        self._counted.add(sent_s - np.clip(lag_s, 0.0, self._allowed_lag_s))
 
     def advance(self, now_s: float) -> None:
         """It is that late in the run: what is due is due, and what was sent some seconds ago has been told."""
         self._asked.take(now_s)
         self._sent.take(now_s - HOLD_S)
+        self._counted.take(now_s - HOLD_S)
 
     def finish(self, end_s: float) -> None:
         """The run is over: rows due after its end were not asked for."""
         self._asked.take(end_s)
         self._sent.take(float("inf"))
+        self._counted.take(float("inf"))
+        self.finished = True
 
     def result(self) -> dict[str, Any]:
         """`asked` and `delivered`, each `requests`, `rate_rps`, `gap_cv` and `dispersion` by width ("1", "10", "300" s),
         None where there is too little to tell; `span_s`, the time that both are taken over; `told_late`."""
         span_s = max(self._asked.until_s, self._sent.until_s)
         asked, sent = self._asked.meter.result(span_s), self._sent.meter.result(span_s)
+        sent = replace(sent, dispersion=self._counted.meter.result(span_s).dispersion)
         return {
             "span_s": span_s,
             "asked": _plain(asked),

@@ -1,43 +1,63 @@
-"""Fidelity: whether the load that was delivered is the load that was asked for, and whether the clocks can be trusted."""
+"""Fidelity: whether the load that was delivered is the load that was asked for, and what was measured the server's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.delivery import Delivery
 from fineserve_shapes.measure.histogram import Histogram
+from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.totals import Totals, distribution, ms
+
+SPREAD = "send fewer requests from each process, or start more workers (--processes)"
+MEDIAN_SHARE = 0.2
+"""The bound on the median of an error, as a share of the bound on its p99."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a valid run keeps within.
 
-    lag_s, lag_share: lag p99 is at most the larger of lag_s and lag_share of the median TTFT. uncertainty_s: of each
-    worker's clock.
+    lag_s, lag_share: lag p99 is at most the larger of lag_s and lag_share of the mean gap between requests.
+    rate, gap_cv, dispersion: how far these may be from what was asked, as shares of it (of 1, where a CV or a dispersion
+    is below 1). uncertainty_s: of each worker's clock. ttft_s: by how much the time of a first token may be off at p99;
+    at the median MEDIAN_SHARE of it. shared: the share of reads that may hold several tokens of a stream which had
+    waited. lengths: how far the mean input and output lengths may be from the plan's, as shares of them.
     """
 
     lag_s: float = 0.010
     lag_share: float = 0.05
+    rate: float = 0.05
+    gap_cv: float = 0.05
+    dispersion: float = 0.10
     uncertainty_s: float = 0.001
+    ttft_s: float = 0.005
+    shared: float = 0.01
+    lengths: float = 0.10
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lag_share <= 1:
-            raise InputError(
-                f"the share of the TTFT must lie between 0 and 1, got {self.lag_share:g} (--max-lag-share)"
-            )
+        for flag, share in (
+            ("--max-lag-share", self.lag_share),
+            ("--max-rate-error", self.rate),
+            ("--max-cv-error", self.gap_cv),
+            ("--max-dispersion-error", self.dispersion),
+            ("--max-length-error", self.lengths),
+        ):
+            if not 0 <= share <= 1:
+                raise InputError(f"{flag} must lie between 0 and 1 (0 % and 100 %), got {share:g}")
 
 
 @dataclass(slots=True)
 class Process:
-    """A process as the master knows it: requests in flight, its clock and its loop's delay.
+    """A process as the master knows it: requests in flight, its clock, its loop's delay and its reads.
 
     offset_s: the master's clock less this process's. uncertainty_s: how far off that was at most, the worst of the run.
     tokens_come: output tokens that have come to it by stream, of answers that have not ended as well, if it can tell.
+    stamped: whether its times of tokens are the kernel's; else they are those at which it came to read.
     """
 
     in_flight: dict[int, int] = field(default_factory=dict)  # by stream
@@ -45,6 +65,8 @@ class Process:
     offset_s: float | None = None
     uncertainty_s: float | None = None
     loop_delay: Histogram = field(default_factory=Histogram)
+    reads: Reads = field(default_factory=Reads)
+    stamped: bool = False
     sent: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,6 +79,7 @@ class Process:
             "uncertainty_s": known,
             "sent": self.sent,
             **{f"loop_delay_{name}": delay[name] for name in ("mean_ms", "p50_ms", "p99_ms", "max_ms")},
+            "reads": self.reads.as_dict(),
         }
 
 
@@ -81,39 +104,54 @@ def judge(
 ) -> dict[str, Any]:
     """The fidelity of a run, final or so far, as plain values.
 
-    `verdict`: "valid", "invalid", or None where nothing was due; `reasons`: a line for each rule that is broken.
-    `limits`: `max_lag_ms` (the bound in force for this run), `max_uncertainty_ms`.
+    `verdict`: "valid", "invalid", or None where nothing was due; `reasons`: a line for each rule that is broken, with
+    what to do. Rate, gap CV and dispersion are judged once the run has ended, and not where --max-concurrency held
+    requests back, for then another load was asked for.
+    `limits`: `max_lag_ms` (the bound in force for this run), `max_uncertainty_ms`, `max_ttft_error_ms`, and the shares
+    `max_rate_error`, `max_cv_error`, `max_dispersion_error`, `max_length_error`.
     `span_s`, `asked`, `delivered`, `told_late`: see `Delivery.result`.
     `due`: rows due so far; `due_unsent`, `due_unknown`: those of them that did not leave, or may not have.
     `lag_p50_ms`, `lag_p99_ms`, `lag_max_ms`, `lag_mean_ms`; `lag_p99_of_ttft`: lag p99 over the median TTFT.
     `sent`, `sent_rate_rps`: of requests that ended, the warm-up's left out.
     `held`: requests that waited for others in flight to end (--max-concurrency), which is no lag; `held_p50_ms`,
     `held_p99_ms`, `held_max_ms`: for how long.
+    `reads`: how late tokens were read, and how far their times can be off (see `Reads.as_dict`), over all workers.
     `workers`: by name `in_flight`, `offset_s` (the master's clock less the worker's), `uncertainty_s` (the worst of the
-    run), `sent`, and the delay of the event loop: `loop_delay_mean_ms`, `loop_delay_p50_ms`, `loop_delay_p99_ms`,
-    `loop_delay_max_ms`; `master`: the same.
+    run), `sent`, `reads`, and the delay of the event loop: `loop_delay_mean_ms`, `loop_delay_p50_ms`,
+    `loop_delay_p99_ms`, `loop_delay_max_ms`; `master`: the same.
     """
     lag_p99_s, ttft_s = totals.lag.quantile(0.99), totals.latencies["ttft"].quantile(0.5)
-    max_lag_s = max(limits.lag_s, limits.lag_share * (ttft_s or 0.0))
-    reasons = []
-    if accounts.unsent:
-        reasons.append(f"{accounts.unsent:,} requests were due and not sent")
-    if accounts.unknown:
-        reasons.append(f"{accounts.unknown:,} requests may not have been sent: their worker fell silent")
-    if lag_p99_s is not None and lag_p99_s > max_lag_s:
-        reasons.append(f"lag p99 is {1e3 * lag_p99_s:.3g} ms, above {1e3 * max_lag_s:.3g} ms")
-    for name, process in workers.items():
-        uncertainty_s = process.uncertainty_s
-        if uncertainty_s is not None and not uncertainty_s <= limits.uncertainty_s:
-            reasons.append(f"the clock of {name} is uncertain by {1e3 * uncertainty_s:.3g} ms,"
-                           f" above {1e3 * limits.uncertainty_s:.3g} ms")  # fmt: skip
+    load = delivery.result()
+    rate_rps = load["asked"]["rate_rps"]
+    max_lag_s = max(limits.lag_s, limits.lag_share / rate_rps if rate_rps else 0.0)
+    reads = Reads()
+    for process in workers.values():
+        reads.merge(process.reads)
+    reasons = [
+        *_unsent(accounts),
+        *([f"lag p99 is {_ms(lag_p99_s)}, above {_ms(max_lag_s)}: {SPREAD}"]
+          if lag_p99_s is not None and lag_p99_s > max_lag_s else []),
+        *(_other_load(load, limits) if delivery.finished and not totals.held.count else []),
+        *_late_reads(reads, totals, limits),
+        *_unstamped(workers, limits),
+        *_clocks(workers, limits),
+        *_lengths(totals, limits),
+    ]  # fmt: skip
     span_s = totals.last_sent_s - totals.first_sent_s
     due = delivery.due
     return {
         "verdict": ("invalid" if reasons else "valid") if due else None,
         "reasons": reasons,
-        "limits": {"max_lag_ms": 1e3 * max_lag_s, "max_uncertainty_ms": 1e3 * limits.uncertainty_s},
-        **delivery.result(),
+        "limits": {
+            "max_lag_ms": 1e3 * max_lag_s,
+            "max_uncertainty_ms": 1e3 * limits.uncertainty_s,
+            "max_ttft_error_ms": 1e3 * limits.ttft_s,
+            "max_rate_error": limits.rate,
+            "max_cv_error": limits.gap_cv,
+            "max_dispersion_error": limits.dispersion,
+            "max_length_error": limits.lengths,
+        },
+        **load,
         "due": due,
         "due_unsent": accounts.unsent,
         "due_unknown": accounts.unknown,
@@ -128,6 +166,77 @@ def judge(
         "held_max_ms": ms(totals.held.maximum_s if totals.held.count else None),
         "sent": totals.sent,
         "sent_rate_rps": (totals.sent - 1) / span_s if span_s > 0 else None,
+        "reads": reads.as_dict(),
         "workers": {name: process.as_dict() for name, process in workers.items()},
         "master": None if master is None else master.as_dict(),
     }
+
+
+def _unsent(accounts: Accounts) -> Iterator[str]:
+    if accounts.unsent:
+        yield f"{accounts.unsent:,} requests were due and not sent: let the run go on to its end, or keep its workers up"
+    if accounts.unknown:
+        yield f"{accounts.unknown:,} requests may not have been sent: their worker fell silent (see its log)"
+
+
+def _other_load(load: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    """Where the load that left is not that of the plan, by its rate or its burstiness."""
+    asked, delivered = load["asked"], load["delivered"]
+    pairs = [
+        ("rate", asked["rate_rps"], delivered["rate_rps"], limits.rate, 0.0),
+        ("gap CV", asked["gap_cv"], delivered["gap_cv"], limits.gap_cv, 1.0),
+        *((f"dispersion at {width} s", value, delivered["dispersion"][width], limits.dispersion, 1.0)
+          for width, value in asked["dispersion"].items()),
+    ]  # fmt: skip
+    for name, wanted, got, share, least in pairs:
+        if wanted is not None and got is not None and abs(got - wanted) > share * max(wanted, least):
+            yield f"the {name} of the load is {got:.3g} where {wanted:.3g} was asked for: {SPREAD}"
+
+
+def _late_reads(reads: Reads, totals: Totals, limits: Limits) -> Iterator[str]:
+    """Where tokens waited so long to be read that their times are not their own."""
+    for q, name, limit_s in ((0.5, "median", MEDIAN_SHARE * limits.ttft_s), (0.99, "p99", limits.ttft_s)):
+        unsure_s = reads.first_unsure.quantile(q)
+        if unsure_s is not None and unsure_s > limit_s:
+            yield (f"first tokens were read late, together with later ones: their times can be off by {_ms(unsure_s)}"
+                   f" ({name}), above {_ms(limit_s)}: {SPREAD}")  # fmt: skip
+            return
+    gap_s = totals.latencies["tpot"].quantile(0.1)  # a usual short one; gaps between tokens read together are no guide
+    share = None if gap_s is None else reads.unsure_share(gap_s / 2)
+    if share is not None and share > limits.shared:
+        yield (f"{share:.1%} of the reads held several tokens of a stream that may have waited for more than half a token"
+               f" gap ({_ms(gap_s)}), above {limits.shared:.0%}, so that ITL is not the server's: {SPREAD}")  # fmt: skip
+
+
+def _unstamped(workers: Mapping[str, Process], limits: Limits) -> Iterator[str]:
+    """Where times are those of reads, what delays the reader is in them."""
+    for name, process in workers.items():
+        late_s = process.loop_delay.quantile(0.99)
+        if not process.stamped and late_s is not None and late_s > limits.ttft_s:
+            yield (f"the event loop of {name} was late by {_ms(late_s)} at p99, above {_ms(limits.ttft_s)}, and its times"
+                   f" of tokens are not the kernel's: {SPREAD}")  # fmt: skip
+
+
+def _clocks(workers: Mapping[str, Process], limits: Limits) -> Iterator[str]:
+    for name, process in workers.items():
+        uncertainty_s = process.uncertainty_s
+        if uncertainty_s is not None and not uncertainty_s <= limits.uncertainty_s:
+            yield (f"the clock of {name} is uncertain by {_ms(uncertainty_s)}, above {_ms(limits.uncertainty_s)}:"
+                   " bring it closer to the master, or say what will do (--max-clock-uncertainty)")  # fmt: skip
+
+
+def _lengths(totals: Totals, limits: Limits) -> Iterator[str]:
+    """Where prompts or answers had other lengths than those of the plan."""
+    for what, tokens, asked, requests, advice in (
+        ("input", totals.told_input_tokens, totals.asked_input_tokens, totals.told_input,
+         "a tokenizer makes lengths exact (--tokenizer)"),
+        ("output", totals.output_tokens, totals.asked_output_tokens, totals.completed,
+         "answers end early unless the server ignores the end of sequence (--backend vllm)"),
+    ):  # fmt: skip
+        if asked and abs(tokens / asked - 1) > limits.lengths:
+            yield (f"the mean {what} length is {tokens / requests:.4g} tokens where {asked / requests:.4g} were asked for:"
+                   f" {advice}")  # fmt: skip
+
+
+def _ms(value_s: float | None) -> str:
+    return "?" if value_s is None else f"{1e3 * value_s:.3g} ms"

@@ -24,8 +24,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-SENT = np.dtype([("stream", "<i2"), ("sent_s", "<f8")])
-"""Requests that left: told at once, since their record comes only with their end."""
+SENT = np.dtype([("stream", "<i2"), ("sent_s", "<f8"), ("lag_s", "<f4")])
+"""Requests that left, and how late: told at once, since their record comes only with their end."""
 
 GAPS = np.dtype([("second", "<i4"), ("stream", "<i2"), ("place", "<u2"), ("count", "<i4")])
 """Gaps between chunks, counted by the second of the run in which they ended, by stream and by histogram bucket."""
@@ -66,6 +66,7 @@ class Measurements:
             and all((values["stream"] >= 0).all() for values in (rows, sent, gaps))
             and all(np.isfinite(rows[name]).all() for name in ("due_s", "sent_s", "end_s"))
             and np.isfinite(sent["sent_s"]).all()
+            and np.isfinite(sent["lag_s"]).all()
             and (np.isfinite(rows["held_s"]) & (rows["held_s"] >= 0)).all()
             and not any((rows[name] < EARLIEST_S).any() or np.isinf(rows[name]).any() for name in _MOMENTS)
             and (sent["sent_s"] >= EARLIEST_S).all()
@@ -106,12 +107,12 @@ class Outbox:
     token_times: bool = False
     _rows: list[tuple[Any, ...]] = field(default_factory=list)
     _times: list[FloatArray] = field(default_factory=list)
-    _sent: list[tuple[int, float]] = field(default_factory=list)
+    _sent: list[tuple[int, float, float]] = field(default_factory=list)
     _errors: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
-    def sent(self, stream: int, sent_s: float) -> None:
-        """A request leaves."""
-        self._sent.append((stream, sent_s))
+    def sent(self, stream: int, sent_s: float, lag_s: float) -> None:
+        """A request leaves, so much later than it was due (what it was held back apart)."""
+        self._sent.append((stream, sent_s, lag_s))
 
     def add(self, row: tuple[Any, ...], chunk_times_s: FloatArray, error: tuple[str, str] | None) -> None:
         """One request has ended: its record, when its chunks came, and (outcome, text) if it failed."""

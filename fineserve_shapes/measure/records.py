@@ -17,6 +17,7 @@ RECORD = np.dtype(
         ("stream", "<i2"),
         ("outcome", "u1"),  # position in OUTCOMES
         ("short", "?"),
+        ("no_finish_reason", "?"),
         ("retried", "?"),
         ("reused", "?"),
         ("from_usage", "?"),  # output tokens as the server counts them, not as chunks

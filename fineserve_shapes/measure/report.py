@@ -24,7 +24,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         for outcome, count in ledger.items()
         if outcome != "planned" and (count or outcome == "ok")
     ]
-    marks = [f"{summary[mark]:,} {mark}" for mark in ("short", "retried") if summary[mark]]
+    marks = [f"{summary[mark]:,} {mark}" for mark in ("short", "no_finish_reason", "retried") if summary[mark]]
     lines = [
         f"run {summary['run']}: {summary['mode']} against {summary['host']}, model {summary['model']}",
         (
@@ -72,6 +72,13 @@ def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
             f"held back by --max-concurrency: {fidelity['held']:,} requests, p50 {_number(fidelity['held_p50_ms'])} ms,"
             f" p99 {_number(fidelity['held_p99_ms'])} ms, max {_number(fidelity['held_max_ms'])} ms"
             " (not in lag; in figures from due)"
+        )
+    reads = fidelity["reads"]
+    if reads["reads"]:
+        lines.append(
+            f"read: tokens {_number(reads['delay_p50_ms'])} ms (p50), {_number(reads['delay_p99_ms'])} ms (p99) after they"
+            f" came, {reads['shared_share']:.1%} of the reads with several tokens of a stream; TTFT sure to within"
+            f" {_number(reads['first_unsure_p50_ms'])} ms, {_number(reads['first_unsure_p99_ms'])} ms (p99)"
         )
     asked, delivered = fidelity["asked"], fidelity["delivered"]
     pairs = [("rate", "requests/s", asked["rate_rps"], delivered["rate_rps"]),

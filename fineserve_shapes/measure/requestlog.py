@@ -55,6 +55,7 @@ SCHEMA = pa.schema(
         ("reused", pa.bool_()),  # the connection
         ("retried", pa.bool_()),
         ("short", pa.bool_()),
+        ("no_finish_reason", pa.bool_()),  # an ok that never said why it ended
         ("server_ttft_s", pa.float64()),
         ("server_itl_s", pa.float64()),
         ("held_s", pa.float64()),  # how long --max-concurrency held it back

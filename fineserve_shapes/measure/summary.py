@@ -29,6 +29,7 @@ def summarise(
         **rates(tally),
         "failed": failed(ledger),
         "short": totals.short,
+        "no_finish_reason": totals.no_finish_reason,
         "retried": totals.retried,
         "retried_requests": sorted(totals.retried_requests),
         "total_input_tokens": totals.input_tokens,

@@ -22,11 +22,11 @@ class Tally:
     the series has them.
     """
 
-    def __init__(self, slo: Slo | None = None, warmup_s: float = 0.0) -> None:
+    def __init__(self, slo: Slo | None = None, warmup_s: float = 0.0, allowed_lag_s: float = 0.0) -> None:
         self.slo = slo
         self.warmup_s = warmup_s
         self.series = Series(slo)
-        self.delivery = Delivery()
+        self.delivery = Delivery(allowed_lag_s)
         self.streams: dict[int, Totals] = {}
         self.planned_in_warmup = 0
 
@@ -58,7 +58,7 @@ class Tally:
         """The same in steps to be taken one after the other, for who has other things to do in between."""
         return [
             lambda: self.series.add(measured),
-            lambda: self.delivery.sent(measured.sent["sent_s"]),
+            lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["lag_s"]),
             lambda: self._add_to_totals(measured),
         ]
 
@@ -76,8 +76,8 @@ class Tally:
         """Exact figures, in total and by stream, as plain values.
 
         `{"total": {...}, "streams": {"0": {...}}}`; each entry has `outcomes` (of requests that were sent), `sent`,
-        `short`, `retried`, `good` and `good_output_tokens` (None without an SLO), `input_tokens`, `output_tokens`, and by
-        latency's name (LATENCIES, and `lag`) the distribution (see `totals.distribution`).
+        `short`, `no_finish_reason`, `retried`, `good`, `good_output_tokens` (None without an SLO), `input_tokens`,
+        `output_tokens`, and by latency's name the distribution (see `totals.distribution`).
         """
         return {
             "total": self._entry(self.total),
@@ -89,6 +89,7 @@ class Tally:
             "outcomes": dict(totals.outcomes),
             "sent": totals.sent,
             "short": totals.short,
+            "no_finish_reason": totals.no_finish_reason,
             "retried": totals.retried,
             "good": None if self.slo is None else totals.good,
             "good_output_tokens": None if self.slo is None else totals.good_output_tokens,

@@ -38,7 +38,8 @@ class Totals:
         self.input_tokens = 0
         self.output_tokens = 0
         self.asked_output_tokens = 0
-        self.short = self.retried = self.counted_by_chunks = 0
+        self.told_input = self.told_input_tokens = self.asked_input_tokens = 0  # of answers whose usage says the input
+        self.short = self.no_finish_reason = self.retried = self.counted_by_chunks = 0
         self.input_mismatch = 0
         self.good = self.good_output_tokens = 0
         self.first_sent_s = math.inf
@@ -79,11 +80,16 @@ class Totals:
         self.latencies["ttft_from_due"].record(records.ttft_from_due_s(ok))
         self.latencies["tpot"].record(records.tpot_s(ok))
         self.short += int(ok["short"].sum())
+        self.no_finish_reason += int(ok["no_finish_reason"].sum())
         self.counted_by_chunks += int((~ok["from_usage"]).sum())
         self.input_tokens += int(records.input_tokens(ok).sum())
         self.input_mismatch += int((records.input_tokens(ok) != ok["asked_input"]).sum())
         self.output_tokens += int(np.maximum(ok["output_tokens"], 0).sum())
         self.asked_output_tokens += int(ok["asked_output"].sum())
+        told = ok[ok["input_tokens"] >= 0]
+        self.told_input += len(told)
+        self.told_input_tokens += int(told["input_tokens"].sum())
+        self.asked_input_tokens += int(told["asked_input"].sum())
 
     def add_errors(self, errors: Errors) -> None:
         """Fold in counts by (outcome, text), those of failures; beyond some hundred kinds they go under one heading."""
@@ -103,7 +109,8 @@ class Totals:
         self.add_errors(other.errors)
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] += count
-        for name in ("input_tokens", "output_tokens", "asked_output_tokens", "short", "retried", "counted_by_chunks",
+        for name in ("input_tokens", "output_tokens", "asked_output_tokens", "short", "no_finish_reason", "told_input",
+                     "told_input_tokens", "asked_input_tokens", "retried", "counted_by_chunks",
                      "input_mismatch", "good", "good_output_tokens", "sent"):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_sent_s = min(self.first_sent_s, other.first_sent_s)

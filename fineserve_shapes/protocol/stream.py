@@ -46,6 +46,7 @@ class StreamResult:
     chunk_times_s: when each chunk that carries tokens came, shape (chunks,).
     output_tokens: by the server's usage where that can be believed ("usage"), else counted ("chunks"), or "none".
     first_chunk_tokens: tokens in the first of those chunks; `first_chunk_known` is False where 1 is assumed.
+    asked_tokens: how many were asked for, in all choices; None where nothing bounds them.
     no_finish_reason: an ok that never said why it ended. short: an ok that ended before the asked length.
     body_bytes: of the answer, without HTTP's framing.
     """
@@ -64,6 +65,7 @@ class StreamResult:
     first_chunk_tokens: int = 1
     first_chunk_known: bool = False
     finish_reason: str | None = None
+    asked_tokens: int | None = None
     no_finish_reason: bool = False
     short: bool = False
     retried: bool = False
@@ -397,6 +399,7 @@ class StreamReader:
             first_chunk_tokens=found.first_tokens,
             first_chunk_known=found.first_known,
             finish_reason=reasons[0] if reasons else None,
+            asked_tokens=asked,
             no_finish_reason=ok and not reasons,
             short=ok and asked is not None and found.output_tokens is not None and found.output_tokens < asked,
             retried=retried,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.flow import Flow
 from fineserve_shapes.measure.ledger import Ledger, done, failed
 from fineserve_shapes.measure.tally import Tally
@@ -35,6 +36,7 @@ class Watched(Protocol):
     id: str
     tally: Tally
     flow: Flow
+    workers: dict[str, Process]
     stopping: bool
 
     @property

@@ -37,6 +37,7 @@
     tiles: make("dl", { class: "tiles", "aria-label": "Figures of the moment" }),
     reasons: make("p", { class: "notice" }), charts: make("div", { class: "charts" }),
     table: make("div", { class: "scroll", role: "region", "aria-label": "Latencies", tabindex: "0" }),
+    workers: make("div", { class: "scroll", role: "region", "aria-label": "Processes", tabindex: "0" }),
     errors: make("div", { class: "scroll", role: "region", "aria-label": "Errors", tabindex: "0" }),
     streams: chosen("Stream shown in the charts", [["total", "All streams"]], (value) => {
       stream = value;
@@ -53,7 +54,7 @@
   const box = make("section", { id: "fineserve", role: "tabpanel", "aria-label": "LLM", hidden: "" },
     make("div", { class: "head" }, make("div", {}, parts.title, parts.about),
       make("div", { class: "tools" }, parts.streams, parts.window)),
-    parts.notice, parts.tiles, parts.reasons, parts.charts, parts.table, parts.errors);
+    parts.notice, parts.tiles, parts.reasons, parts.charts, parts.table, parts.workers, parts.errors);
 
   // numbers
 
@@ -113,6 +114,7 @@
     showHead();
     showTiles();
     showTable();
+    showWorkers();
     showErrors();
     drawCharts();
   }
@@ -193,6 +195,24 @@
     }
     replaceTable(parts.table, make("table", { class: "latencies" }, make("caption", {}, "Latencies in milliseconds, exact to 0.5 %"),
       make("thead", {}, head), body));
+  }
+
+  /* What could spoil the figures, process by process. */
+  function showWorkers() {
+    const { workers, master } = known.told.fidelity, rows = Object.entries(workers);
+    parts.workers.hidden = !rows.length;
+    const columns = [["Sent", (p) => whole(p.sent)], ["In flight", (p) => whole(p.in_flight)],
+      ["Loop delay p99", (p) => number(p.loop_delay_p99_ms)], ["Read delay p50", (p) => number(p.reads.delay_p50_ms)],
+      ["Read delay p99", (p) => number(p.reads.delay_p99_ms)],
+      ["Shared reads", (p) => (p.reads.shared_share === null ? "–" : percent(p.reads.shared_share))],
+      ["TTFT sure within p99", (p) => number(p.reads.first_unsure_p99_ms)],
+      ["Clock within", (p) => (p.uncertainty_s === null ? "–" : number(1000 * p.uncertainty_s))]];
+    if (rows.length > 1 && master) rows.push(["master", master]);
+    replaceTable(parts.workers, make("table", { class: "workers" }, make("caption", {}, "Processes, delays in milliseconds"),
+      make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "left" }, "Process"),
+        ...columns.map(([title]) => make("th", { scope: "col" }, title)))),
+      make("tbody", {}, ...rows.map(([name, facts]) => make("tr", {}, make("th", { scope: "row" }, name),
+        ...columns.map(([, cell]) => make("td", {}, cell(facts))))))));
   }
 
   function showErrors() {

@@ -67,6 +67,7 @@ class RunCollector(Collector):
             ("input_tokens", "prompt tokens of requests that ended ok"),
             ("output_tokens", "output tokens of requests that ended ok"),
             ("short", "requests that ended ok before the asked length"),
+            ("no_finish_reason", "requests that ended ok without a finish_reason"),
             ("retried", "requests that were sent again on a fresh connection"),
             ("good", "requests that met every SLO"),
         ):
@@ -94,14 +95,40 @@ class RunCollector(Collector):
         for stream in sorted({*run.tally.streams, *in_flight}):
             flight.add_metric([str(stream)], in_flight.get(stream, 0))
         yield flight
+        yield from self._processes(run)
         verdict = run.fidelity()["verdict"]
         if verdict is not None:
             yield GaugeMetricFamily(
                 "fineserve_fidelity_valid", "1 where the load delivered is the load asked for", value=verdict == "valid"
             )
 
+    def _processes(self, run: Watched) -> Iterator[Metric]:
+        """What could spoil the figures, by process."""
+        delay = HistogramMetricFamily(
+            "fineserve_read_delay_seconds", "time by which tokens were read after they came", labels=["worker"]
+        )
+        unsure = HistogramMetricFamily(
+            "fineserve_first_token_error_seconds", "by how much late reading may put TTFT off", labels=["worker"]
+        )
+        shared = CounterMetricFamily(
+            "fineserve_shared_reads", "reads that held several tokens of a stream", labels=["worker"]
+        )
+        for worker, process in sorted(run.workers.items()):
+            reads = process.reads
+            delay.add_metric([worker], buckets(reads.delay, _SHORT_S), reads.delay.sum_s)
+            unsure.add_metric([worker], buckets(reads.first_unsure, _SHORT_S), reads.first_unsure.sum_s)
+            shared.add_metric([worker], reads.shared_unsure.count)
+        yield delay
+        yield unsure
+        yield shared
 
-_NAMES = {"short": "short_requests", "retried": "retried_requests", "good": "good_requests"}
+
+_NAMES = {
+    "short": "short_requests",
+    "no_finish_reason": "no_finish_reason_requests",
+    "retried": "retried_requests",
+    "good": "good_requests",
+}
 
 
 def _count(totals: Totals, name: str) -> int:

@@ -6,13 +6,15 @@ import numpy as np
 
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.outbox import Measurements, Outbox
+from fineserve_shapes.measure.records import from_rows
 
 
 def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, ...]:
     """A request due at 0.1 s x index, 1 ms late, first token after 0.2 s, then 10 tokens at 20 ms, 11 in all."""
     due_s = 0.1 * index
     fields = {
-        "index": index, "stream": 0, "outcome": OUTCOMES.index(outcome), "short": False, "retried": False,
+        "index": index, "stream": 0, "outcome": OUTCOMES.index(outcome), "short": False, "no_finish_reason": False,
+        "retried": False,
         "reused": True, "from_usage": True, "first_chunk_known": False, "due_s": due_s, "sent_s": due_s + 0.001,
         "first_token_s": due_s + 0.201, "first_visible_s": due_s + 0.201, "last_token_s": due_s + 0.401,
         "end_s": due_s + 0.402, "asked_input": 100, "asked_output": 11, "input_tokens": 100, "output_tokens": 11,
@@ -32,9 +34,9 @@ def measurements(
     """The rows, through an outbox and a message; their chunks come evenly between first and last token."""
     outbox = Outbox(warmup_s, token_times)
     for row in rows:
-        outbox.sent(int(row[1]), float(row[9]))  # type: ignore[call-overload,arg-type]
-        chunks = int(row[18])  # type: ignore[call-overload]
-        outbox.add(row, np.linspace(row[10], row[12], chunks), error)  # type: ignore[call-overload]
+        told = from_rows([row])[0]
+        outbox.sent(int(told["stream"]), float(told["sent_s"]), float(told["sent_s"] - told["due_s"] - told["held_s"]))
+        outbox.add(row, np.linspace(told["first_token_s"], told["last_token_s"], int(told["chunks"])), error)
     taken = outbox.take()
     assert taken is not None
     return Measurements.unpack(taken[2])
