@@ -53,7 +53,7 @@ class Option:
 SERVER = (
     Option("--backend", "what the server takes: vLLM's fields too, or plain OpenAI's", "vllm", ("vllm", "openai")),
     Option("--model", "model to ask for; by default the only one that the server has"),
-    Option("--endpoint", "path of requests on the server, where it is not --host's base and /completions or /chat/..."),
+    Option("--endpoint", "path of requests from the server's root, if --host does not lead to it, e.g. /my/completions"),
     Option("--extra-request-body", 'JSON object of fields to add or override, e.g. {"temperature": 0}; null removes one'),
     Option("--max-tokens-field", "what the server calls the number of tokens to generate", "max_tokens", MAX_TOKENS_FIELDS),
     Option("--disable-ignore-eos", "let answers end where the model ends them (vllm backend)", None),

@@ -265,9 +265,14 @@ class _OpenAIUser(ArrivalUser):
     def _ask(self, server: Server, model: ServedModel, timeout_s: float) -> None:
         """Send what the run would send, for one token."""
         request = PlannedRequest(f"preflight-{uuid.uuid4().hex[:12]}", _PREFLIGHT_INDEX, 0.0, _PREFLIGHT_TOKENS, 1, 0)
-        request = replace(request, prepared=self.prepare(request))
-        headers = {"X-Request-Id": request.id}
-        ask(server, self._path, self.body(request), self._reader(request), model, timeout_s, headers)
+        try:
+            body = self.body(replace(request, prepared=self.prepare(request)))
+        except InputError:
+            raise
+        except Exception as error:  # a locustfile's own methods may know the plan's rows alone
+            logger.warning("no request to try the server with: %s: %s", type(error).__name__, shorten(str(error)))
+            return
+        ask(server, self._path, body, self._reader(request), model, timeout_s, {"X-Request-Id": request.id})
 
     def _tell_of_the_way(self, target: Target, *, insecure: bool) -> None:
         """Say what of a way to the server is not as one may think."""

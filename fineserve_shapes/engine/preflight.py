@@ -137,7 +137,12 @@ def ask(
 
 def _ways_out(status: int, model: ServedModel, words: str, body: bytes) -> Iterator[str]:
     """What the user may change, by what the server said of a body."""
-    asked = orjson.loads(body)
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        asked = None
+    if not isinstance(asked, dict):  # of a locustfile's own making
+        asked = {}
     if _REFUSED.search(words):
         refused = (name for name in _MENDS if name in asked and re.search(rf"\b{name}\b", words))
         if (name := next(refused, None)) is not None:

@@ -12,12 +12,10 @@ import os
 import socket
 import ssl
 import struct
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -298,35 +296,3 @@ def black_hole() -> Iterator[str]:
             filler.setblocking(False)
             assert filler.connect_ex(listening.getsockname()) in (0, errno.EINPROGRESS)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A self-signed certificate for localhost, and contexts that use it."""
-
-    path: str
-    key_path: str
-
-    def server(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.path, self.key_path)
-        return context
-
-    def client(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.path)
-
-
-def make_certificate(folder: Path) -> Certificate:
-    """Make one with the `openssl` command; FileNotFoundError where there is none."""
-    found = Certificate(str(folder / "certificate.pem"), str(folder / "key.pem"))
-    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", names, "-keyout", found.key_path, "-out", found.path),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=20,
-    )
-    return found

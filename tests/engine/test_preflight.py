@@ -14,12 +14,12 @@ from typing import Any
 
 import gevent
 import pytest
+from certificates import Certificate, make_certificate
 from servers import (
     DONE,
     HEAD,
     MAX_TEST_S,
     UNFRAMED,
-    Certificate,
     Lab,
     Peer,
     TLSPeer,
@@ -28,7 +28,6 @@ from servers import (
     event,
     events,
     free_port,
-    make_certificate,
     sized,
     whole,
 )
@@ -405,6 +404,11 @@ def test_a_refusal_has_the_servers_own_words_and_the_way_out(
     assert text.startswith(f"{url}/v1/chat/completions does not answer for model 'tiny': ")
     assert words in text
     assert way in text
+
+
+@pytest.mark.parametrize("body", [b"", b"words", b"[1]", b"\xff"])
+def test_a_body_may_be_of_any_kind(lab: Lab, body: bytes) -> None:
+    assert "HTTP 400: unsupported max_tokens" in (asks(refuses(lab, "400 No", "unsupported max_tokens"), body) or "")
 
 
 def test_a_model_that_the_server_does_not_know_is_named_with_those_it_lists(lab: Lab) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import gevent
 import pytest
+from certificates import Certificate, make_certificate
 from gevent import monkey
 from servers import (
     DONE,
     UNFRAMED,
-    Certificate,
     Lab,
     Peer,
     TLSPeer,
@@ -27,7 +27,6 @@ from servers import (
     event,
     events,
     free_port,
-    make_certificate,
     post,
     settled,
     sized,

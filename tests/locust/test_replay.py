@@ -192,6 +192,34 @@ def test_the_body_and_the_path_are_the_users_to_say(tmp_path: Path):
     assert summary["tls_verified"] is None
 
 
+OWN_BODIES = """
+from fineserve_shapes.shapes import ReplayShape
+from fineserve_shapes.users import CompletionUser
+
+class Replay(ReplayShape):
+    pass
+
+class Completions(CompletionUser):
+    def open(self):
+        self.bodies = [b'{"model": "simulated", "prompt": "own", "max_tokens": %d}' % (n + 1) for n in range(10)]
+        return super().open()
+
+    def body(self, request):
+        return self.bodies[request.index]
+"""
+
+
+def test_bodies_of_a_locustfiles_own_need_not_know_the_request_before_the_run(tmp_path: Path):
+    (tmp_path / "own.py").write_text(OWN_BODIES)
+    trace, out = write_trace(tmp_path / "trace.csv", even(10, 40.0)), tmp_path / "out.json"
+    with SimulatorProcess(ttft_ms=5, itl_ms=1) as simulator:
+        done = run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--model", "other",
+                          "--output-file", out, file=tmp_path / "own.py")  # fmt: skip
+    assert done.code == 0, done.output
+    assert "no request to try the server with: IndexError" in done.output
+    assert summary_of(out)["total_output_tokens"] == sum(range(1, 11))
+
+
 def test_a_key_comes_from_the_environment_and_is_shown_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trace = write_trace(tmp_path / "trace.csv", even(5, 40.0))
     out = tmp_path / "out.json"
