@@ -110,10 +110,20 @@ def _inspect(args: argparse.Namespace) -> int:
     else:
         figures = inspection.inspect(counted(plan, f"reading {trace.name}"))
     report = inspection.with_survey(figures, trace.read_survey())
+    report["warnings"] = _warned(trace, said=not args.json)
     if args.plot is not None:
         plotter.write(args.plot, report)
     _print(report, inspection.text(report), args.json)
     return 0
+
+
+def _warned(trace: Trace, *, said: bool = False) -> list[str]:
+    """What a run would warn of, at its start or when the trace has been read to its end; on stderr too, unless it is
+    said in what is printed."""
+    warnings = list(trace.read_survey().warnings or trace.opening.warnings)
+    for warning in () if said else warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return warnings
 
 
 def _fit(args: argparse.Namespace) -> int:
@@ -141,6 +151,7 @@ def _fit(args: argparse.Namespace) -> int:
         "misfit": _misfit(found),
     }
     fitting.write_goodness(report, args.out / f"{name}_fit.json")
+    _warned(trace)
     _print(report, fitting.text(report) + "\nwrote " + ", ".join(map(str, paths)), args.json)
     return 0
 

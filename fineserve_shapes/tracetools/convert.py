@@ -22,14 +22,15 @@ from fineserve_shapes.tracetools.writing import trace_writer
 from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.cleaning import Cleaner
 from fineserve_shapes.workload.columns import taken
-from fineserve_shapes.workload.forms import find_columns, find_unit
+from fineserve_shapes.workload.forms import PREFIX_COLUMN, find_columns
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.survey import Tally, TraceSurvey
 from fineserve_shapes.workload.timeline import cap_gaps, spread
 from fineserve_shapes.workload.timestamps import DATE_TIME
-from fineserve_shapes.workload.trace import CHUNK_ROWS, PREFIX_COLUMN, nothing_left, open_file
+from fineserve_shapes.workload.trace import CHUNK_ROWS, nothing_left, open_file
 from fineserve_shapes.workload.tracefile import TraceFile, Wanted
 from fineserve_shapes.workload.traceoptions import TraceOptions
+from fineserve_shapes.workload.units import find_unit
 
 RUN_ROWS = 1_000_000  # that are sorted at once
 SAMPLE_EVERY = 1000  # rows, to find where to cut the runs
@@ -99,12 +100,13 @@ def convert(path: Path, out: Path, options: TraceOptions, scaling: Scaling = Sca
     numbers = ("latency",) if file.names.count("latency") == 1 and "latency" not in columns else ()
     ids = PREFIX_COLUMN if PREFIX_COLUMN in file.names else None
     wanted = Wanted((*columns, *numbers), labels, unit.name == DATE_TIME, ids)
+    cleaner = Cleaner(file, columns, options, unit.name if unit.whole else None)
     tally = Tally()
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: there is no such directory (--out)")
     with tempfile.TemporaryDirectory(prefix=".fineserve-", dir=out.parent) as folder:
         runs = _Runs(Path(folder))
-        for rows in counted(_clean(file, wanted, Cleaner(file, columns, options), tally), f"reading {path.name}"):
+        for rows in counted(_clean(file, wanted, cleaner, tally), f"reading {path.name}"):
             tally.clean += len(rows)
             runs.add(rows)
         if not tally.clean:
@@ -210,7 +212,7 @@ def _sliced(runs: Iterator[Rows], per_second: float, options: TraceOptions, tall
     for rows in runs:
         first = float(rows.time_s[0]) if first is None else first
         time_s = (rows.time_s - first) / per_second
-        tally.clean_span_s = float(time_s[-1])
+        tally.count_times(time_s)
         time_s -= options.start_at_s
         start, end = np.searchsorted(time_s, [0.0, end_s]).tolist()
         inside = taken(Rows(time_s, rows.rest), slice(start, end))

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.workload.forms import PREFIX_COLUMN
 from fineserve_shapes.workload.parquetfile import CLEAN_KEY, UNIT_KEY
-from fineserve_shapes.workload.trace import FORMATS, PREFIX_COLUMN
+from fineserve_shapes.workload.trace import FORMATS
 
 PER_SECOND = 1e6
 MAX_SPAN_S = 9e12  # more microseconds are no 64-bit number

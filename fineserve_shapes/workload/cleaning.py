@@ -13,6 +13,7 @@ from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.columns import CleanRows, taken
 from fineserve_shapes.workload.forms import TraceColumns
 from fineserve_shapes.workload.survey import CLAMP_BITS, Tally
+from fineserve_shapes.workload.timestamps import fractional
 from fineserve_shapes.workload.tracefile import Chunk, TraceFile, wrong_value
 from fineserve_shapes.workload.traceoptions import TraceOptions, normalised
 
@@ -24,11 +25,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Cleaner:
-    """Applies the filters and then the policies of the options."""
+    """Applies the filters and then the policies of the options.
+
+    whole_in: the unit that was taken for granted because timestamps are whole numbers; one that is not is an error.
+    """
 
     file: TraceFile
     columns: TraceColumns
     options: TraceOptions
+    whole_in: str | None = None
 
     def clean(self, chunk: Chunk, tally: Tally) -> CleanRows:
         """The rows of a chunk to keep; all of its rows are counted in the tally, which has counted those before it.
@@ -56,6 +61,9 @@ class Cleaner:
         absurd = np.abs(ticks) > MAX_TICKS
         if absurd.any():
             raise self._error(absurd, row, 0, ticks, "is no time")
+        if self.whole_in is not None and (broken := fractional(ticks)).any():
+            complaint = f"is no whole number of {self.whole_in}, as the first are: say --timestamp-unit s, ms, us or ns"
+            raise self._error(broken, row, 0, ticks, complaint)
 
         recorded = np.zeros(len(row), dtype=np.uint8)
         prefix = None if chunk.ids is None else chunk.ids[row - first_row]

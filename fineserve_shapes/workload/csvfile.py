@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.timestamps import DATE_TIME, is_date_time
 from fineserve_shapes.workload.tracefile import (
     PEEK_ROWS,
     Chunk,
@@ -43,11 +42,17 @@ class CsvFile:
         if any(letter in name for name in self.names for letter in "\0\ufffd"):
             raise InputError(f"{path}: the first line is no header in UTF-8 text; is it really a CSV file?")
 
-    def told_unit(self, timestamp: str) -> str | None:
-        with readable(self.path), open_bytes(self.path) as stream:
-            frame = pd.read_csv(stream, **self._parsing([timestamp], dtype=object), nrows=PEEK_ROWS)
-        values = frame.iloc[:, 0].dropna()
-        return DATE_TIME if len(values) and is_date_time(str(values.iloc[0])) else None
+    def head(self, column: str) -> list[object]:
+        with (
+            readable(self.path),
+            open_bytes(self.path) as stream,
+            pd.read_csv(stream, **self._parsing([column], dtype=object), chunksize=PEEK_ROWS) as reader,
+        ):
+            found = (frame.iloc[:, 0].dropna().tolist() for frame in reader)
+            return next(filter(None, found), [])
+
+    def stored_unit(self, timestamp: str) -> str | None:  # noqa: ARG002 - text says nothing of itself
+        return None
 
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
         kinds: dict[str, Any] = dict.fromkeys(wanted.numbers, "float64") | dict.fromkeys(wanted.texts, "category")

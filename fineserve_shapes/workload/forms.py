@@ -1,4 +1,4 @@
-"""Forms of traces: which of a file's columns are ours, and what its timestamps mean."""
+"""Forms of traces: the published ones, and which of a file's columns are ours."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.timestamps import DATE_TIME, DATE_TIMES_PER_SECOND, PER_SECOND, TimestampUnit
+from fineserve_shapes.workload.prefixblocks import BLOCK_TOKENS
 from fineserve_shapes.workload.tracefile import TraceFile, listed, shortened
 from fineserve_shapes.workload.traceoptions import TraceOptions
+
+PREFIX_COLUMN = "hash_ids"  # Mooncake's name for the ids of shared blocks
 
 
 class TraceColumns(NamedTuple):
@@ -22,45 +24,51 @@ class TraceColumns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A published trace, known by its three columns and the further ones that it must have.
+    """A published trace, known by its three columns and by further ones.
 
-    unit is None where the timestamps are date-times, which need none.
+    further: columns that it must have. without: columns that it must not have. alone: it has no column but the three.
+    unit: of its timestamps, whole numbers from the trace's start unless it is "s"; None where they are date-times,
+        which need none.
+    block_tokens: how many tokens of a prompt stand behind one id of a shared block, where it has such ids.
     """
 
     title: str
     columns: TraceColumns
-    further: frozenset[str]
     unit: str | None
+    further: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
+    alone: bool = False
+    block_tokens: int = BLOCK_TOKENS
 
+    def fits(self, names: Iterable[str], columns: TraceColumns) -> bool:
+        """Whether a file with these names, of which three were found, is of this form."""
+        present = frozenset(names)
+        return (
+            columns == self.columns
+            and self.further <= present
+            and not self.without & present
+            and not (self.alone and present - set(columns))
+        )
+
+
+_PLAIN = TraceColumns("timestamp", "input_length", "output_length")
+_BAILIAN = frozenset({"chat_id", "parent_chat_id", "turn", "type"})
 
 # The data of FineServe are in microseconds, whatever one of its READMEs says: the 30-100B day spans 8 hours so read,
-# and 333 days read as milliseconds.
+# and 333 days read as milliseconds. Bailian's traces have all columns of Mooncake's, and neither its unit nor its blocks.
 FORMS = (
-    Form(
-        "the published FineServe form",
-        TraceColumns("timestamp", "input_length", "output_length"),
-        frozenset({"latency", "architecture", "scale"}),
-        "us",
-    ),
-    Form(
-        "the Mooncake form",
-        TraceColumns("timestamp", "input_length", "output_length"),
-        frozenset({"hash_ids"}),
-        "ms",
-    ),
-    Form(
-        "the BurstGPT form",
-        TraceColumns("Timestamp", "Request tokens", "Response tokens"),
-        frozenset(),
-        "s",
-    ),
-    Form(
-        "the Azure form",
-        TraceColumns("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-        frozenset(),
-        None,
-    ),
+    Form("the published FineServe form", _PLAIN, "us", frozenset({"latency", "architecture", "scale"})),
+    Form("the Bailian form", _PLAIN, "s", _BAILIAN, block_tokens=16),
+    Form("the Mooncake form", _PLAIN, "ms", frozenset({PREFIX_COLUMN}), _BAILIAN),
+    Form("the documented form of three columns", _PLAIN, "ms", alone=True),
+    Form("the BurstGPT form", TraceColumns("Timestamp", "Request tokens", "Response tokens"), "s"),
+    Form("the Azure form", TraceColumns("TIMESTAMP", "ContextTokens", "GeneratedTokens"), None),
 )
+
+
+def form_of(file: TraceFile, columns: TraceColumns) -> Form | None:
+    """The published form of a file in which these columns were found; None where it has none that we know."""
+    return next((form for form in FORMS if form.fits(file.names, columns)), None)
 
 
 ROLES = ("--timestamp-column", "--input-length-column", "--output-length-column")
@@ -103,31 +111,3 @@ def _check(file: TraceFile, options: TraceOptions, found: Iterable[str]) -> None
             raise InputError(f"{file.path}: no column {name} to filter by (--{name}); it has {listed(file.names)}")
         if file.names.count(name) > 1:
             raise InputError(f"{file.path}: column {shortened(name)} comes {file.names.count(name)} times")
-
-
-def find_unit(file: TraceFile, columns: TraceColumns, asked: str) -> TimestampUnit:
-    """What the timestamps mean: what the file says, else what was asked for, else what its form says.
-
-    Date-times need no unit. Raises InputError where "auto" cannot know.
-    """
-    told = file.told_unit(columns.timestamp)
-    if told == DATE_TIME:
-        if asked != "auto":
-            raise InputError(
-                f"{file.path}: column {columns.timestamp} holds date-times, which have no unit"
-                f" (leave --timestamp-unit at auto, got {asked})"
-            )
-        return TimestampUnit(DATE_TIME, DATE_TIMES_PER_SECOND, "they are written as date-times", certain=True)
-    if asked != "auto":
-        return TimestampUnit(asked, PER_SECOND[asked], "--timestamp-unit")
-    if told is not None:
-        return TimestampUnit(told, PER_SECOND[told], "stored in the file's metadata", certain=True)
-    for form in FORMS:
-        if form.unit is not None and columns == form.columns and form.further <= set(file.names):
-            return TimestampUnit(form.unit, PER_SECOND[form.unit], form.title)
-    if set(file.names) == set(columns):
-        return TimestampUnit("ms", PER_SECOND["ms"], "only the three required columns: the format's documented unit")
-    raise InputError(
-        f"{file.path}: the unit of column {columns.timestamp} cannot be told from the columns {listed(file.names)};"
-        " say --timestamp-unit s, ms, us or ns"
-    )

@@ -14,7 +14,6 @@ import pandas as pd
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
-from fineserve_shapes.workload.timestamps import DATE_TIME, is_date_time
 from fineserve_shapes.workload.tracefile import (
     PEEK_ROWS,
     Chunk,
@@ -37,10 +36,16 @@ class JsonlFile:
             raise InputError(f"{path}: the file is empty")
         self.names = tuple(first)
 
-    def told_unit(self, timestamp: str) -> str | None:
-        values = (values.get(timestamp) for values in islice(self._objects(), PEEK_ROWS))
-        first = next((value for value in values if value is not None), None)
-        return DATE_TIME if isinstance(first, str) and is_date_time(first) else None
+    def head(self, column: str) -> list[object]:
+        objects = self._objects()
+        while batch := list(islice(objects, PEEK_ROWS)):
+            found = [value for fields in batch if (value := fields.get(column)) is not None]
+            if found:
+                return found
+        return []
+
+    def stored_unit(self, timestamp: str) -> str | None:  # noqa: ARG002 - text says nothing of itself
+        return None
 
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
         objects = self._objects()

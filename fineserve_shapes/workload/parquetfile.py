@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
-from fineserve_shapes.workload.timestamps import DATE_TIME, PER_SECOND, is_date_time
+from fineserve_shapes.workload.timestamps import PER_SECOND
 from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, listed_ids, readable, shortened
 
 UNIT_KEY = b"fineserve.timestamp_unit"
@@ -46,10 +46,15 @@ class ParquetFile:
             self.mark = _mark((file.metadata.metadata or {}).get(CLEAN_KEY), file.metadata.num_rows)
         self.names = tuple(self._schema.names)
 
-    def told_unit(self, timestamp: str) -> str | None:
+    def head(self, column: str) -> list[object]:
+        with readable(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
+            found = (
+                batch.column(0).drop_null().to_pylist() for batch in file.iter_batches(PEEK_ROWS, columns=[column])
+            )
+            return next(filter(None, found), [])
+
+    def stored_unit(self, timestamp: str) -> str | None:
         kind = self._schema.field(timestamp).type
-        if _is_text(kind):
-            return DATE_TIME if self._starts_with_date_time(timestamp) else None
         if pa.types.is_timestamp(kind):
             return str(kind.unit)
         unit = (self._schema.metadata or {}).get(UNIT_KEY)
@@ -85,13 +90,6 @@ class ParquetFile:
     def place(self, row: int) -> str:
         return f"row {row + 1}"
 
-    def _starts_with_date_time(self, timestamp: str) -> bool:
-        with readable(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
-            for batch in file.iter_batches(PEEK_ROWS, columns=[timestamp]):
-                first = batch.column(0).drop_null()[:1].to_pylist()
-                return bool(first) and is_date_time(str(first[0]))
-        return False
-
     def _floats(self, name: str, values: pa.Array) -> FloatArray:
         kind = values.type
         if pa.types.is_timestamp(kind):
@@ -126,7 +124,3 @@ def _mark(value: bytes | None, rows: int) -> CleanMark | None:
     except (ValueError, TypeError, KeyError):
         return None
     return mark if mark.rows == rows and 0 <= mark.span_s < np.inf else None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

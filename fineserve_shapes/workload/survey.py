@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.timestamps import TimestampUnit
 
 DROP_REASONS = ("missing_timestamp", "below_one", "beyond_max_model_len")
 CLAMP_BITS = {"below_one": np.uint8(1), "beyond_max_model_len": np.uint8(2)}
 
-# No recording of one service lies outside of these; a wrong unit does, by a factor of a thousand or more.
-PLAUSIBLE_RATE_RPS = (1e-3, 1e4)
-PLAUSIBLE_SPAN_S = 60 * 86_400.0
+# No recording of one service lies outside of these; a wrong unit does, by a factor of a thousand or more. The busiest
+# published day has 200 requests/s, the longest trace 121 days.
+PLAUSIBLE_RATE_RPS = (1e-3, 1e3)
+PLAUSIBLE_SPAN_S = 200 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,8 @@ class TraceSurvey:
 class Tally:
     """The counts of a reading under way.
 
-    clean, clean_span_s: rows that the filter and the cleaning left, before the slice. labels: filter column -> what it
-    holds.
+    clean, clean_span_s: rows that the filter and the cleaning left, before the slice. busy_s: the seconds of the trace
+    that have such a row. labels: filter column -> what it holds.
     """
 
     rows: int = 0
@@ -80,8 +82,16 @@ class Tally:
     clamped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLAMP_BITS, 0))
     clean: int = 0
     clean_span_s: float = 0.0
+    busy_s: int = 0
     span_s: float = 0.0
     labels: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def count_times(self, time_s: FloatArray) -> None:
+        """Take the times of some clean rows, ascending over all calls, in seconds from the first of all."""
+        seconds = np.floor(time_s)
+        new = np.count_nonzero(seconds[1:] != seconds[:-1])
+        self.busy_s += int(new) + int(not self.busy_s or seconds[0] != np.floor(self.clean_span_s))
+        self.clean_span_s = float(time_s[-1])
 
     def count_slice(self, clamped: npt.NDArray[np.uint8], rows: int) -> None:
         """Take the rows of a slice, with what was done to their lengths, out of so many."""
@@ -110,16 +120,21 @@ class Tally:
         )
 
     def _warnings(self, unit: TimestampUnit) -> tuple[str, ...]:
-        # of all clean rows: a slice may be as sparse as it likes
+        """What no server saw: a rate or a span beyond the plausible, over the whole trace or, where long pauses hide
+        it, over the seconds that have requests. Of all clean rows: a slice may be as sparse as it likes."""
+        if unit.doubt is not None:
+            return (f"{unit.doubt}: check --timestamp-unit",)
         if unit.certain or self.clean < 2 or self.clean_span_s <= 0:
             return ()
-        rate_rps = self.clean / self.clean_span_s
+        rate_rps, busy_rps = self.clean / self.clean_span_s, self.clean / self.busy_s
         low, high = PLAUSIBLE_RATE_RPS
-        if low <= rate_rps <= high and self.clean_span_s <= PLAUSIBLE_SPAN_S:
+        if low <= rate_rps < high and busy_rps < high and self.clean_span_s <= PLAUSIBLE_SPAN_S:
             return ()
+        busy = f" ({busy_rps:,.0f} in each second that has any)" if busy_rps >= high > rate_rps else ""
         warning = (
-            f"read in {unit.name}, the trace spans {human_span(self.clean_span_s)} at a mean rate of {rate_rps:.3g}/s,"
-            " which is hardly what was recorded: check the unit of its timestamps (--timestamp-unit s, ms, us or ns)"
+            f"read in {unit.name}, the trace spans {human_span(self.clean_span_s)} at a mean rate of {rate_rps:.3g}/s"
+            f"{busy}, which is hardly what was recorded: check the unit of its timestamps"
+            " (--timestamp-unit s, ms, us or ns)"
         )
         return (warning,)
 

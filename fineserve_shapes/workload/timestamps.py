@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fineserve_shapes.workload.block import FloatArray
@@ -23,12 +24,22 @@ class TimestampUnit:
     per_second: how many make a second.
     reason: why this unit, for the log.
     certain: the file itself says so, so no flag mends an odd rate.
+    whole: the unit is that of a form whose timestamps are whole numbers, so that a fraction speaks against it.
+    doubt: what speaks against a unit that was asked for, for a warning.
     """
 
     name: str
     per_second: float
     reason: str
     certain: bool = False
+    whole: bool = False
+    doubt: str | None = None
+
+
+def fractional(ticks: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which of some numbers are not whole, beyond what rounding does to a whole one (0.001)."""
+    with np.errstate(invalid="ignore"):  # infinity less itself
+        return np.abs(ticks - np.rint(ticks)) > 1e-3
 
 
 def is_date_time(text: str) -> bool:

@@ -13,7 +13,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.cleaning import Cleaner
 from fineserve_shapes.workload.columns import CleanRows, Columns, joined, pieces, taken
 from fineserve_shapes.workload.csvfile import CsvFile
-from fineserve_shapes.workload.forms import TraceColumns, find_columns, find_unit
+from fineserve_shapes.workload.forms import PREFIX_COLUMN, TraceColumns, find_columns
 from fineserve_shapes.workload.jsonlfile import JsonlFile
 from fineserve_shapes.workload.parquetfile import ParquetFile
 from fineserve_shapes.workload.survey import Tally, TraceSurvey, human_span
@@ -21,6 +21,7 @@ from fineserve_shapes.workload.timeline import cap_gaps, spread
 from fineserve_shapes.workload.timestamps import DATE_TIME, TimestampUnit
 from fineserve_shapes.workload.tracefile import TraceFile, Wanted, listed, shortened
 from fineserve_shapes.workload.traceoptions import TraceOptions
+from fineserve_shapes.workload.units import find_unit
 
 __all__ = ["Columns", "Trace", "TraceOptions", "TraceSurvey", "open_file", "open_trace", "source_digest"]
 
@@ -28,8 +29,6 @@ __all__ = ["Columns", "Trace", "TraceOptions", "TraceSurvey", "open_file", "open
 CHUNK_ROWS = 262_144
 # Up to so many kept rows are held (24 bytes each) and sorted where need be. Reading them takes a quarter of a second.
 MEMORY_ROWS = 2_000_000
-
-PREFIX_COLUMN = "hash_ids"  # Mooncake's name for the ids of shared blocks
 
 DIGEST_WHOLE_BYTES = 64 << 20
 DIGEST_EDGE_BYTES = 1 << 20
@@ -62,7 +61,7 @@ class Trace:
         self.options = options
         self._file = file
         self._unit = unit
-        self._cleaner = Cleaner(file, columns, options)
+        self._cleaner = Cleaner(file, columns, options, unit.name if unit.whole else None)
         ids = PREFIX_COLUMN if PREFIX_COLUMN in file.names else None
         self._wanted = Wanted(columns, tuple(options.filters), unit.name == DATE_TIME, ids)
         self._chunk_rows = chunk_rows
@@ -186,7 +185,7 @@ class Trace:
         """What is in the slice of some ascending rows, in seconds from its start."""
         time_s = rows.ticks - first_tick
         time_s /= self._unit.per_second
-        tally.clean_span_s = float(time_s[-1])
+        tally.count_times(time_s)
         time_s -= self.options.start_at_s
         end_s = np.inf if self.options.duration_s is None else self.options.duration_s
         inside = slice(*np.searchsorted(time_s, [0.0, end_s]))

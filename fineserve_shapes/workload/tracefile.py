@@ -21,7 +21,7 @@ from fineserve_shapes.workload.timestamps import date_times
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-PEEK_ROWS = 1000  # how far to look for the first value of a column
+PEEK_ROWS = 1000  # that tell what a column holds
 
 # What pandas, orjson and Arrow raise on damaged files; zlib's and zstd's complaints come through Arrow as OSError.
 DAMAGE = (ValueError, OSError, OverflowError, pa.ArrowException)
@@ -61,8 +61,12 @@ class TraceFile(Protocol):
     path: Path
     names: tuple[str, ...]
 
-    def told_unit(self, timestamp: str) -> str | None:
-        """The unit that the file itself tells: in its metadata, or `DATE_TIME` where the first value is one."""
+    def head(self, column: str) -> list[object]:
+        """Values of a column as they are written, without the missing ones, of the first `PEEK_ROWS` rows; where these
+        have none, of the first rows that have one."""
+
+    def stored_unit(self, timestamp: str) -> str | None:
+        """The unit that the file itself tells of a column of numbers, in its type or its metadata."""
 
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
         """The file in chunks of at most so many rows. Raises InputError naming the place of what cannot be read."""

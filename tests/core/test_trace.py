@@ -1,4 +1,4 @@
-"""Reading recorded traces: units, columns, policies, formats, and what is said of what cannot be used."""
+"""Reading recorded traces: columns, policies, formats, and what is said of what cannot be used."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import gzip
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,149 +16,10 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from traces import AZURE, DENSE, MINIMAL, MOONCAKE, PUBLISHED, read, real, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.columns import Columns, joined
-from fineserve_shapes.workload.trace import DIGEST_WHOLE_BYTES, Trace, TraceOptions, open_trace, source_digest
-
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-DENSE = DATA / "fineserve" / "replay" / "Dense_30to100B.csv"
-AZURE = DATA / "azure" / "AzureLLMInferenceTrace_code.csv"
-MOONCAKE = DATA / "mooncake" / "conversation_trace_head.jsonl"
-
-MINIMAL = "timestamp,input_length,output_length"
-PUBLISHED = "input_length,output_length,latency,timestamp,architecture,scale"
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    def write(*lines: str, name: str = "trace.csv", end: str = "\n") -> Path:
-        path = tmp_path / name
-        path.write_bytes(end.join([*lines, ""]).encode())
-        return path
-
-    return write
-
-
-def read(trace: Trace) -> Columns:
-    return joined(list(trace.blocks()))
-
-
-def rows(trace: Trace) -> list[tuple[float, int, int]]:
-    columns = read(trace)
-    return list(
-        zip(columns.time_s.tolist(), columns.input_tokens.tolist(), columns.output_tokens.tolist(), strict=True)
-    )
-
-
-def real(path: Path) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not path.exists(), reason=f"{path.name} is not beside the checkout")
-
-
-# --- the unit of the timestamps
-
-
-def test_the_published_form_is_in_microseconds(write):
-    trace = open_trace(write(PUBLISHED, "10,20,0.1,0.0,Dense,<10B", "30,40,,2500000.0,Dense,<10B"))
-    assert rows(trace) == [(0.0, 10, 20), (2.5, 30, 40)]
-    assert (trace.survey.timestamp_unit, trace.survey.unit_reason) == ("us", "the published FineServe form")
-
-
-def test_a_file_with_only_the_required_columns_is_in_milliseconds(write):
-    trace = open_trace(write(MINIMAL, "1000,10,20", "3500,30,40"))
-    assert rows(trace) == [(0.0, 10, 20), (2.5, 30, 40)]
-    assert trace.survey.timestamp_unit == "ms"
-
-
-@pytest.mark.parametrize(("unit", "span_s"), [("s", 2500.0), ("ms", 2.5), ("us", 2.5e-3), ("ns", 2.5e-6)])
-def test_the_flag_says_the_unit_of_any_form(write, unit, span_s):
-    trace = open_trace(write(MINIMAL, "0,1,1", "2500,1,1"), TraceOptions(timestamp_unit=unit))
-    assert trace.survey.span_s == span_s
-    assert trace.survey.unit_reason == "--timestamp-unit"
-
-
-def test_another_form_asks_for_the_unit(write):
-    path = write(MINIMAL + ",model", "0,1,1,x")
-    with pytest.raises(InputError, match=r"unit of column timestamp.*model; say --timestamp-unit s, ms, us or ns"):
-        open_trace(path)
-    assert open_trace(path, TraceOptions(timestamp_unit="s")).survey.kept == 1
-
-
-def test_date_times_need_no_unit_and_may_have_a_zone(write):
-    header = "TIMESTAMP,ContextTokens,GeneratedTokens,NumImages"
-    trace = open_trace(
-        write(
-            header,
-            "2024-05-10 00:00:00.0000000+00:00,1,1,0",
-            "2024-05-10 00:00:00.5000001+00:00,2,2,0",
-            "2024-05-10 02:00:01+02:00,3,3,0",
-        )
-    )
-    assert rows(trace) == [(0.0, 1, 1), (pytest.approx(0.5), 2, 2), (1.0, 3, 3)]
-    assert trace.survey.timestamp_unit == "date-time"
-
-
-def test_a_unit_for_date_times_is_an_error(write):
-    path = write("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03.9799600,1,1")
-    with pytest.raises(InputError, match=r"holds date-times, which have no unit \(leave --timestamp-unit at auto"):
-        open_trace(path, TraceOptions(timestamp_unit="s"))
-
-
-def test_burstgpt_is_in_seconds_and_its_failed_requests_are_dropped(write):
-    trace = open_trace(
-        write(
-            "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type",
-            "5,,1,ChatGPT,472,18,490,Conversation log",
-            "45,,1,ChatGPT,1087,0,1087,Conversation log",
-            "118,,1,GPT-4,417,276,693,Conversation log",
-        )
-    )
-    assert rows(trace) == [(0.0, 472, 18), (113.0, 417, 276)]
-    assert trace.survey.dropped["below_one"] == 1
-
-
-def test_mooncake_is_in_milliseconds(write):
-    lines = [json.dumps({"timestamp": t, "input_length": 9, "output_length": 8, "hash_ids": [0]}) for t in (0, 3000)]
-    trace = open_trace(write(*lines, name="trace.jsonl"))
-    assert rows(trace) == [(0.0, 9, 8), (3.0, 9, 8)]
-
-
-@pytest.mark.parametrize(
-    ("kind", "metadata", "span_s"),
-    [
-        (pa.int64(), {"fineserve.timestamp_unit": "s"}, 2000.0),
-        (pa.float64(), {"fineserve.timestamp_unit": "us"}, 2e-3),
-        (pa.timestamp("us"), None, 2e-3),
-        (pa.timestamp("ns", tz="UTC"), None, 2e-6),
-        (pa.int64(), None, 2.0),
-    ],
-)
-def test_a_unit_stored_in_the_file_wins(tmp_path, kind, metadata, span_s):
-    lengths = pa.array([1, 1])
-    table = pa.table({"timestamp": pa.array([0, 2000]).cast(kind), "input_length": lengths, "output_length": lengths})
-    path = tmp_path / "trace.parquet"
-    pq.write_table(table.replace_schema_metadata(metadata), path)
-    assert open_trace(path).survey.span_s == span_s
-
-
-def test_an_unknown_stored_unit_is_an_error(tmp_path):
-    ones = pa.array([1, 1])
-    table = pa.table({"timestamp": ones, "input_length": ones, "output_length": ones})
-    pq.write_table(table.replace_schema_metadata({"fineserve.timestamp_unit": "h"}), tmp_path / "trace.parquet")
-    with pytest.raises(InputError, match="the timestamp unit 'h', which is none of s, ms, us, ns"):
-        open_trace(tmp_path / "trace.parquet")
-
-
-@pytest.mark.parametrize("times", [("0", "10000000"), ("0", "0.01"), ("0", "6000000000", "6000000000")])
-def test_an_implausible_rate_is_warned_of_with_the_flag_that_mends_it(write, times):
-    survey = open_trace(write(MINIMAL, *(f"{time},1,1" for time in times))).survey
-    assert len(survey.warnings) == 1
-    assert "--timestamp-unit" in survey.warnings[0]
-
-
-def test_a_plausible_rate_is_not_warned_of(write):
-    assert open_trace(write(MINIMAL, "0,1,1", "1000,1,1")).survey.warnings == ()
-
+from fineserve_shapes.workload.trace import DIGEST_WHOLE_BYTES, TraceOptions, open_trace, source_digest
 
 # --- columns
 
