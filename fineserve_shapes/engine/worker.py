@@ -359,7 +359,6 @@ def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tu
         row.stream,
         OUTCOMES.index(result.outcome),
         result.short,
-        result.no_finish_reason,
         result.retried,
         result.reused,
         result.tokens_from == "usage",
@@ -380,6 +379,7 @@ def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tu
         _milliseconds(metrics.get("time_to_first_token_ms")),
         _milliseconds(metrics.get("mean_itl_ms")),
         held_s,
+        result.no_finish_reason,
     )
 
 

@@ -17,7 +17,6 @@ RECORD = np.dtype(
         ("stream", "<i2"),
         ("outcome", "u1"),  # position in OUTCOMES
         ("short", "?"),
-        ("no_finish_reason", "?"),
         ("retried", "?"),
         ("reused", "?"),
         ("from_usage", "?"),  # output tokens as the server counts them, not as chunks
@@ -38,6 +37,7 @@ RECORD = np.dtype(
         ("server_ttft_s", "<f8"),  # the server's own figures, where it sends them
         ("server_itl_s", "<f8"),
         ("held_s", "<f8"),  # held back by --max-concurrency
+        ("no_finish_reason", "?"),
     ]
 )
 """Times are seconds of the run (0 is its start), NaN where there was no such moment."""

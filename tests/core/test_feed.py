@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from measured import measurements, record
 
-from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
+from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
 from fineserve_shapes.measure.flow import Flow
 from fineserve_shapes.measure.ledger import Ledger
 from fineserve_shapes.measure.slo import Slo
@@ -28,6 +28,7 @@ class FakeRun:
         self.book = self
         self.ledger = Ledger()
         self.flow = Flow()
+        self.workers: dict[str, Process] = {}
         self.stopping = False
         self.now_s = now_s
 

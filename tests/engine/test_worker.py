@@ -15,6 +15,7 @@ import pytest
 from fineserve_shapes.engine import messages, spool
 from fineserve_shapes.engine.leases import Lease, Row
 from fineserve_shapes.engine.worker import Worker
+from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import FloatArray, Records
 from fineserve_shapes.protocol.stream import StreamResult
 
@@ -46,6 +47,9 @@ class Performer:
     def tokens_come(self) -> dict[int, int]:
         return {0: 3}
 
+    def take_reads(self) -> Reads:
+        return Reads()
+
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
         pass
 
@@ -64,7 +68,7 @@ class Wire:
         )
         self.worker.start(self.performer)
         now_s = time.perf_counter()
-        self.worker.on_pong({"sent_s": now_s, "master_s": now_s})
+        self.worker.on_pong({"sent_s": now_s, "master_s": now_s, "machine": "another"})
         begin = {"run": "abc", "start_s": now_s, "warmup_s": 0.0, "logged": int(logged), "token_times": 1}
         self.worker.on_begin(begin)
 
