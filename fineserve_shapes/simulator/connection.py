@@ -5,6 +5,7 @@ what is written, loses its answer.
 """
 
 import asyncio
+import os
 import socket
 import struct
 import time
@@ -78,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
+        self.fd = -1  # to write to directly; -1 while the transport holds bytes that must go first, or is closing
         self._in_head = True
         self._head_bytes = 0
         self._closed = False
@@ -97,10 +99,12 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
+        self._socket: Any = transport.get_extra_info("socket")
+        self.fd = self._socket.fileno()
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._closed = True
+        self._shut()
         self._connections.discard(self)
         self._stop_idling()
         self._waiting.clear()
@@ -109,6 +113,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         # the client does not read: the simulator's memory is not its buffer
+        self.fd = -1
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -146,7 +151,7 @@ class Connection(asyncio.Protocol):
         if length.isdecimal() and int(length) > self._limits.max_request_bytes:
             self._refuse(413, f"A request must not exceed {self._limits.max_request_bytes} bytes.")
         elif self._headers.get("expect", "").lower() == "100-continue":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         if not self._closed:
@@ -182,8 +187,23 @@ class Connection(asyncio.Protocol):
     # for the server and its answers
 
     def write(self, data: bytes) -> None:
-        """Send at once what the socket takes, and the rest when it can."""
+        """Send at once what the socket takes, and the rest when it can.
+
+        Past the transport, whose share of a write was a tenth of the time at 40,000 chunks/s.
+        """
+        try:
+            sent = os.write(self.fd, data)
+        except OSError:
+            # it takes nothing now, or is gone, or is not ours to write to: the transport knows what to do
+            sent = 0
+        if sent != len(data):
+            self.write_rest(data[sent:])
+
+    def write_rest(self, data: bytes) -> None:
+        """Send what could not be written to `fd`."""
         self._transport.write(data)
+        waits = self._closed or self._transport.is_closing() or self._transport.get_write_buffer_size()
+        self.fd = -1 if waits else self._socket.fileno()
 
     def head(self, status: int, headers: Mapping[str, str], *, http_1_0: bool = False) -> bytes:
         """Status line and headers of an answer to the current request."""
@@ -205,7 +225,7 @@ class Connection(asyncio.Protocol):
         fields = {"content-length": str(len(body))}
         if body:
             fields["content-type"] = content_type
-        self._transport.write(self.head(status, fields | dict(headers or {})) + body)
+        self.write(self.head(status, fields | dict(headers or {})) + body)
 
     def done(self) -> None:
         """The answer is complete: serve the next request, wait for one, or close."""
@@ -223,7 +243,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close after what was written."""
-        self._closed = True
+        self._shut()
         self._transport.close()
 
     def drop(self) -> None:
@@ -233,10 +253,14 @@ class Connection(asyncio.Protocol):
 
     def reset(self) -> None:
         """Close with a TCP reset."""
-        self._closed = True
-        sock: Any = self._transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._shut()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+    def _shut(self) -> None:
+        # the number of the descriptor may soon be another's
+        self._closed = True
+        self.fd = -1
 
     def _serve(self, request: HttpRequest, keep: bool) -> None:
         self._current = request

@@ -141,7 +141,7 @@ class SplitJson(StreamAnswer):
     """Every event over three HTTP chunks, cut anywhere, also within a character; and each write cut in two."""
 
     def frame(self, event: bytes) -> bytes:
-        first, second = sorted((self._word * 7919 + len(event) * k) % (len(event) - 1) + 1 for k in (1, 5))
+        first, second = sorted((len(self.request_id) * 7919 + len(event) * k) % (len(event) - 1) + 1 for k in (1, 5))
         parts = event[:first], event[first:second], event[second:]
         return b"".join(super(SplitJson, self).frame(part) for part in parts if part)
 
@@ -154,9 +154,7 @@ class SplitJson(StreamAnswer):
 class MultiToken(StreamAnswer):
     """Four tokens a chunk, after a first chunk of one, as vLLM with --stream-interval 4."""
 
-    def begin(self) -> None:
-        self.interval = 4
-        super().begin()
+    tokens_per_chunk = 4
 
 
 class EmptyText(StreamAnswer):
@@ -170,6 +168,10 @@ class SlowHeaders(StreamAnswer):
     """Headers come SLOW_HEADERS_S late, and what was generated meanwhile with them."""
 
     released = False
+
+    @property
+    def tokens(self) -> int:
+        return super().tokens + len(self._waiting)
 
     def begin(self) -> None:
         self._waiting: list[tuple[float, bytes, bool]] = []
@@ -185,7 +187,8 @@ class SlowHeaders(StreamAnswer):
         if self.open:
             super().begin()
             self.released = True
-            for due_s, data, last in self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for due_s, data, last in waiting:
                 super().deliver(due_s, data, last)
 
 

@@ -1,7 +1,8 @@
 """Counters and histograms under vLLM's names, in Prometheus' text form."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from operator import sub
 
 from fineserve_shapes.simulator.model import Engine
 
@@ -27,6 +28,17 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def observe_gaps(self, times: Sequence[float]) -> None:
+        """Observe the differences of neighbours, all at once."""
+        gaps = sorted(map(sub, times[1:], times))
+        below = 0
+        for bucket, bound in enumerate(self.bounds):
+            upto = bisect_right(gaps, bound)
+            self.counts[bucket] += upto - below
+            below = upto
+        self.counts[-1] += len(gaps) - below
+        self.total += sum(gaps)
 
     def lines(self, name: str, labels: str) -> list[str]:
         cumulative = 0

@@ -20,7 +20,7 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from fineserve_shapes.errors import InputError
 
@@ -32,10 +32,12 @@ class Sequence:
 
     __slots__ = (
         "admitted_s",
+        "answer",
         "arrived_s",
         "computed",
         "generated",
         "held",
+        "live",
         "output_tokens",
         "preempted",
         "prompt_tokens",
@@ -50,6 +52,8 @@ class Sequence:
         self.arrived_s = math.nan
         self.admitted_s: float | None = None  # first admission to the batch
         self.preempted = 0
+        self.live = False  # submitted, and neither complete nor aborted
+        self.answer: Any = None  # who waits for the tokens: the engine does not look at it
 
 
 class Engine(Protocol):
@@ -148,6 +152,7 @@ class BatchEngine:
                 f"of {self.parameters.kv_cache_tokens} (--kv-cache-tokens)"
             )
         sequence.arrived_s = now_s
+        sequence.live = True
         self._waiting.append(sequence)
         if self._step_end_s is None:
             self._begin_step(now_s)
@@ -269,31 +274,24 @@ class ConstantEngine:
 
     def __init__(self, ttft_s: float, itl_s: float) -> None:
         self.preemptions = 0
+        self.running = 0
+        self.waiting = 0
+        self.kv_usage = 0.0
         self._ttft_s = ttft_s
         self._itl_s = itl_s
         self._first: deque[tuple[float, Sequence]] = deque()
         self._later: deque[tuple[float, Sequence]] = deque()
-        self._live: set[Sequence] = set()
-
-    @property
-    def running(self) -> int:
-        return len(self._live)
-
-    @property
-    def waiting(self) -> int:
-        return 0
-
-    @property
-    def kv_usage(self) -> float:
-        return 0.0
 
     def submit(self, sequence: Sequence, now_s: float) -> None:
         sequence.arrived_s = sequence.admitted_s = now_s
-        self._live.add(sequence)
+        sequence.live = True
+        self.running += 1
         self._first.append((now_s + self._ttft_s, sequence))
 
     def abort(self, sequence: Sequence) -> None:
-        self._live.discard(sequence)  # its entry stays queued and is dropped when due
+        if sequence.live:
+            sequence.live = False  # its entry stays queued and is dropped when due
+            self.running -= 1
 
     def next_s(self) -> float | None:
         queue = self._next_queue()
@@ -301,19 +299,20 @@ class ConstantEngine:
 
     def advance(self, now_s: float) -> list[tuple[float, Sequence]]:
         tokens: list[tuple[float, Sequence]] = []
+        ttft_s, itl_s, later = self._ttft_s, self._itl_s, self._later
         while (queue := self._next_queue()) and queue[0][0] <= now_s:
             token = queue.popleft()
             sequence = token[1]
-            if sequence not in self._live:
+            if not sequence.live:
                 continue
             tokens.append(token)
-            sequence.generated += 1
-            if sequence.generated == sequence.output_tokens:
-                self._live.remove(sequence)
+            generated = sequence.generated = sequence.generated + 1
+            if generated == sequence.output_tokens:
+                sequence.live = False
+                self.running -= 1
             else:
                 # from the arrival, not from the last token: rounding does not add up
-                due_s = sequence.arrived_s + self._ttft_s + sequence.generated * self._itl_s
-                self._later.append((due_s, sequence))
+                later.append((sequence.arrived_s + ttft_s + generated * itl_s, sequence))
         return tokens
 
     def _next_queue(self) -> deque[tuple[float, Sequence]]:

@@ -20,6 +20,8 @@ class Renderer(Protocol):
     """One answer's bytes. `tokens` counts those of the answer so far, this chunk's included."""
 
     object_id: str
+    varies: bool
+    """Whether chunks in the middle differ in more than their text."""
 
     def opening(self) -> list[bytes]:
         """Events before generation starts."""
@@ -52,6 +54,13 @@ def _usage(prompt_tokens: int, tokens: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens + tokens, "completion_tokens": tokens}
 
 
+_PLAIN_TAILS = {
+    True: b'"},"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n',
+    False: b'","logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}\n\n',
+}
+"""What follows the text of a chunk in the middle, by whether it is a chat's."""
+
+
 class VllmRenderer:
     """Chunks of vLLM's `/v1/completions` and `/v1/chat/completions`."""
 
@@ -62,8 +71,7 @@ class VllmRenderer:
         self._common = {"id": self.object_id, "object": kind, "created": created, "model": model}
         choice = b',"choices":[{"index":0,"delta":{"content":"' if request.chat else b',"choices":[{"index":0,"text":"'
         self._head = b"data: " + orjson.dumps(self._common)[:-1] + choice
-        self._plain_tail = self._tail(None, [], 0)
-        self._varies = request.continuous_usage or request.prompt_ids is not None
+        self.varies = request.continuous_usage or request.prompt_ids is not None
 
     def opening(self) -> list[bytes]:
         return []
@@ -79,7 +87,7 @@ class VllmRenderer:
         return [_event(value)]
 
     def chunk(self, text: bytes, tokens: int, ids: list[int]) -> bytes:
-        tail = self._tail(None, ids, tokens) if self._varies else self._plain_tail
+        tail = self._tail(None, ids, tokens) if self.varies else _PLAIN_TAILS[self._request.chat]
         return b"%b%b%b" % (self._head, text, tail)
 
     def last(
@@ -143,6 +151,8 @@ class VllmRenderer:
 
 class TransformersRenderer:
     """Chunks of `transformers serve`: a role chunk at once, usage in an extra empty finish chunk, and no `[DONE]`."""
+
+    varies = False
 
     def __init__(self, request: Generation, request_id: str, model: str, created: int) -> None:
         self._request = request

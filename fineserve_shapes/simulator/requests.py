@@ -105,7 +105,7 @@ def prompt_of(fields: dict[str, Any]) -> tuple[int, list[int] | str]:
         raise _bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, str):
         return vocabulary.count_text(prompt), prompt
-    if isinstance(prompt, list) and all(type(item) is int for item in prompt):
+    if isinstance(prompt, list) and set(map(type, prompt)) == {int}:
         if min(prompt) < 0 or max(prompt) >= 1 << 31:
             raise _bad(f"Token id {next(item for item in prompt if not 0 <= item < 1 << 31)} is out of vocabulary")
         return len(prompt), prompt

@@ -16,6 +16,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import metrics as prometheus
 from fineserve_shapes.simulator.alarm import Alarm
 from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
+from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
 from fineserve_shapes.simulator.faults import HTTP_FAULTS, STREAM_FAULTS, CloseDelimited, FaultDraw, FaultShares
 from fineserve_shapes.simulator.metrics import Metrics
@@ -65,17 +66,17 @@ class Simulator:
         self.metrics = Metrics()
         self.per_request_metrics = settings.per_request_metrics
         self.stream_interval = settings.stream_interval
-        self.log_chunks = truth is not None
         self._settings = settings
         self._engine = engine
         self._truth = truth
         self._alarm = Alarm(self.loop, self._step)
-        self._answers: dict[Sequence, Answer] = {}
+        self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[Connection] = set()
         self._faults = FaultDraw(settings.faults, settings.seed)
         self._draws = bool(settings.faults.shares) or settings.eos_probability > 0.0
         self._ids = random.Random(f"{settings.seed}/ids")
         self._submitted_s = 0.0
+        self._woken_s = 0.0
         self._started = int(time.time())
         self._routes: dict[tuple[str, str], Callable[[Connection, HttpRequest], None]] = {
             ("POST", "/v1/completions"): self._completion,
@@ -115,16 +116,20 @@ class Simulator:
 
     def resume(self, answer: Answer) -> None:
         """Let the engine generate as many tokens again, without a prompt."""
-        del self._answers[answer.sequence]
+        self._forget(answer)
         answer.sequence = Sequence(1, answer.sequence.output_tokens)
         # later: this comes from the midst of handing out tokens, and submitting hands out more
         self.loop.call_soon(self._submit, answer)
 
     def release(self, answer: Answer) -> None:
-        if self._answers.pop(answer.sequence, None) is not None:
-            if answer.sequence.generated < answer.sequence.output_tokens:
-                self._engine.abort(answer.sequence)
-            self._alarm.set(self._engine.next_s())
+        if self._forget(answer) and answer.sequence.generated < answer.sequence.output_tokens:
+            self._engine.abort(answer.sequence)
+
+    def _forget(self, answer: Answer) -> bool:
+        known = answer.sequence.answer is answer
+        answer.sequence.answer = None
+        self._answers.discard(answer)
+        return known
 
     def ended(self, answer: Answer) -> None:
         self.metrics.finished[answer.finish_reason or ("abort" if answer.aborted else "error")] += 1
@@ -144,24 +149,26 @@ class Simulator:
         now_s = time.perf_counter() if received_s is None else max(received_s, self._submitted_s)
         self._submitted_s = now_s
         self._emit(now_s)
-        self._answers[answer.sequence] = answer
+        self._answers.add(answer)
+        answer.sequence.answer = answer
         self._engine.submit(answer.sequence, now_s)
-        self._alarm.set(self._engine.next_s())
+        self._arm()
 
     def _step(self) -> None:
-        now_s = time.perf_counter()
+        self._woken_s = now_s = time.perf_counter()
         self._emit(now_s)
+        self._arm()
+
+    def _arm(self) -> None:
+        # what was due at an earlier time and has gone leaves an alarm for nothing, which does no harm
         next_s = self._engine.next_s()
-        self._alarm.set(None if next_s is None else max(next_s, now_s + GATHER_S))
+        if next_s is not None:
+            self._alarm.advance(max(next_s, self._woken_s + GATHER_S))
 
     def _emit(self, until_s: float) -> None:
-        answers = self._answers
         tokens = self._engine.advance(until_s)
         self.metrics.generation_tokens += len(tokens)
-        for due_s, sequence in tokens:
-            # it may have gone meanwhile, in the course of these very tokens
-            if (answer := answers.get(sequence)) is not None:
-                answer.token(due_s)
+        write_tokens(tokens)
 
     # requests
 
@@ -259,6 +266,8 @@ class Simulator:
         connection.done()
 
     def _metrics(self, connection: Connection, _: HttpRequest) -> None:
+        for answer in self._answers:
+            answer.count()
         text = self.metrics.render(self._engine, self._settings.model)
         connection.respond(200, text.encode(), prometheus.CONTENT_TYPE)
         connection.done()

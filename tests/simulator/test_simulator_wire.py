@@ -462,6 +462,23 @@ def test_what_is_too_large_or_no_request_is_refused_and_closed(
         assert read_all(sock).startswith(b"HTTP/1.1 %d " % status)
 
 
+def test_a_client_that_reads_late_gets_every_token_in_its_place(simulate: Callable[..., Client]) -> None:
+    """More than the sockets hold is written while nobody reads; all of it comes, in order, other streams unharmed."""
+    client = simulate(ttft_ms=1, itl_ms=0)
+    late = client.raw("/v1/completions", {"prompt": "a", "max_tokens": 20_000, "stream": True}, "same")
+    time.sleep(0.3)
+    short = client.events("/v1/completions", {"prompt": "a", "max_tokens": 20}, X_Request_Id="same")
+    data = b""
+    while not data.endswith(b"\r\n0\r\n\r\n"):
+        data += late.recv(1 << 20)
+    late.close()
+    body = re.sub(rb"(?:\r\n)?[0-9a-f]+\r\n(data:|$)", rb"\1", data.partition(b"\r\n\r\n")[2])
+    texts = [event["choices"][0]["text"] for event in payloads(body.removesuffix(b"\r\n0\r\n\r\n"))[:-1]]
+    assert len(texts) == 20_000
+    assert texts[:20] == [event["choices"][0]["text"] for event in short[:-1]]
+    assert texts[16:] == texts[:-16]  # an answer's words repeat after 16
+
+
 def test_a_client_that_expects_100_continue_is_told_to(vllm: Client) -> None:
     with socket.create_connection(("127.0.0.1", vllm.simulator.port), timeout=10) as sock:
         sock.sendall(b"POST /tokenize HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 14\r\n\r\n")
