@@ -18,6 +18,8 @@ from typing import Any
 
 import httptools
 
+from fineserve_shapes.simulator.idleness import Idleness
+
 MAX_HEAD_BYTES = 64 * 1024
 MAX_UNREAD_BYTES = 8 * 1024 * 1024  # what a client may leave unread before it is dropped
 MAX_WAITING_REQUESTS = 64
@@ -62,7 +64,14 @@ class DateHeader:
 _date = DateHeader()
 
 
-class Connection(asyncio.Protocol):
+_received = memoryview(bytearray(64 * 1024))
+"""What a socket gave, until it is parsed: of all connections, since each parses before the next one reads.
+
+asyncio's own buffers are four times as large, and fetched from the kernel and given back for every request.
+"""
+
+
+class Connection(asyncio.BufferedProtocol):
     """Parses requests and hands each to `handle`, one at a time; `done`, `close` or `reset` ends its answer."""
 
     def __init__(
@@ -70,12 +79,14 @@ class Connection(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         handle: Callable[["Connection", HttpRequest], None],
         connections: set["Connection"],
+        idleness: Idleness,
         limits: Limits,
     ) -> None:
         self.on_abort: Callable[[], None] | None = None  # set while an answer is in progress
         self._loop = loop
         self._handle = handle
         self._connections = connections
+        self._idleness = idleness
         self._limits = limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
@@ -87,13 +98,13 @@ class Connection(asyncio.Protocol):
         self._keep = True
         self._served = 0
         self._waiting: deque[tuple[HttpRequest, bool]] = deque()
-        self._idle_timer: asyncio.TimerHandle | None = None
+        self.idle_since_s: float | None = None
         self._received_s = 0.0
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body = bytearray()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -106,7 +117,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._shut()
         self._connections.discard(self)
-        self._stop_idling()
+        self.idle_since_s = None
         self._waiting.clear()
         del self._parser  # it refers to this object: without the cycle, no collector is needed
         self._abort()
@@ -116,9 +127,13 @@ class Connection(asyncio.Protocol):
         self.fd = -1
         self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return _received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(_received[:nbytes])
         self._received_s = time.perf_counter()
-        self._stop_idling()
+        self.idle_since_s = None
         if self._closed:
             return
         if self._in_head:
@@ -239,7 +254,7 @@ class Connection(asyncio.Protocol):
             # not at once: a client that pipelines must not hold up the others
             self._loop.call_soon(self._serve_waiting)
         else:
-            self._idle_timer = self._loop.call_later(self._limits.keep_alive_s, self.close)
+            self._idleness.begin(self)
 
     def close(self) -> None:
         """Close after what was written."""
@@ -285,8 +300,3 @@ class Connection(asyncio.Protocol):
         on_abort, self.on_abort = self.on_abort, None
         if on_abort is not None:
             on_abort()
-
-    def _stop_idling(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None

@@ -19,6 +19,7 @@ from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
 from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
 from fineserve_shapes.simulator.faults import HTTP_FAULTS, STREAM_FAULTS, CloseDelimited, FaultDraw, FaultShares
+from fineserve_shapes.simulator.idleness import Idleness
 from fineserve_shapes.simulator.metrics import Metrics
 from fineserve_shapes.simulator.model import Engine, Sequence
 from fineserve_shapes.simulator.rendering import VLLM_VERSION, TransformersRenderer, VllmRenderer, model_list, tokenized
@@ -72,6 +73,7 @@ class Simulator:
         self._alarm = Alarm(self.loop, self._step)
         self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[Connection] = set()
+        self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
         self._faults = FaultDraw(settings.faults, settings.seed)
         self._draws = bool(settings.faults.shares) or settings.eos_probability > 0.0
         self._ids = random.Random(f"{settings.seed}/ids")
@@ -95,12 +97,13 @@ class Simulator:
 
     def connect(self) -> Connection:
         """The protocol of a new connection."""
-        return Connection(self.loop, self.handle, self._connections, self._settings.limits)
+        return Connection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
 
     def close(self) -> None:
         """Drop all connections; their answers count as aborted."""
         for connection in list(self._connections):
             connection.drop()
+        self._idleness.close()
         self._alarm.close()
 
     def collect_garbage(self) -> None:
