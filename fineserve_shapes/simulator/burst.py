@@ -10,16 +10,16 @@ import time
 from collections.abc import Iterable
 
 from fineserve_shapes.simulator.answers import Answer
-from fineserve_shapes.simulator.model import Sequence
+from fineserve_shapes.simulator.engine import Token
 
 LARGEST = 64
 """Chunks that are looked up before the first of them is written: that takes less than 0.1 ms."""
 
 
-def write_tokens(tokens: Iterable[tuple[float, Sequence]]) -> None:
-    """Hand each token (due_s, sequence) to the answer that waits for it, in order."""
+def write_tokens(tokens: Iterable[Token]) -> None:
+    """Hand each token to the answer that waits for it, in order."""
     burst: list[tuple[Answer, bytes, float]] = []
-    for due_s, sequence in tokens:
+    for due_s, sequence, count in tokens:
         answer = sequence.answer
         if answer is None:
             continue  # it has gone meanwhile, maybe in the course of these very tokens
@@ -27,7 +27,7 @@ def write_tokens(tokens: Iterable[tuple[float, Sequence]]) -> None:
         if chunk is None:
             # whatever this answer does, it does it after its own chunks before
             _write(burst)
-            answer.token(due_s)
+            answer.token(due_s, count)
         else:
             burst.append((answer, chunk, due_s))
             if len(burst) == LARGEST:

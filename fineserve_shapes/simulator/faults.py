@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.answers import StreamAnswer
 from fineserve_shapes.simulator.rendering import DONE
-from fineserve_shapes.simulator.vocabulary import TOKEN_JSON
 
 COMMENT_INTERVAL_S = 0.25
 SLOW_HEADERS_S = 1.0
@@ -32,12 +31,12 @@ class StruckAnswer(StreamAnswer):
     def draw(self, rng: random.Random) -> None:
         self.strike_at = rng.randint(min(self.earliest, self.total), self.total)
 
-    def token(self, due_s: float) -> None:
-        if self.tokens + 1 == self.strike_at:
+    def token(self, due_s: float, count: int) -> None:
+        if self.tokens + count >= self.strike_at:
             self.service.release(self)  # the engine has no more to do with it
             self.strike()
         else:
-            super().token(due_s)
+            super().token(due_s, count)
 
     def strike(self) -> None:
         raise NotImplementedError
@@ -122,11 +121,11 @@ class Endless(StreamAnswer):
 
     asked = 0
 
-    def token(self, due_s: float) -> None:
+    def token(self, due_s: float, count: int) -> None:
         if not self.asked:
             self.asked, self.total = self.total, -1  # no count of tokens is the last one
-        super().token(due_s)
-        if self.tokens % self.asked == 0:
+        super().token(due_s, count)
+        if self.sequence.generated == self.sequence.output_tokens:
             self.service.resume(self)
 
 
@@ -161,7 +160,7 @@ class EmptyText(StreamAnswer):
     """About every third token has no text, and is a token all the same."""
 
     def text(self, word: int) -> bytes:
-        return TOKEN_JSON[word] if word % 3 else b""
+        return super().text(word) if word % 3 else b""
 
 
 class SlowHeaders(StreamAnswer):
@@ -171,25 +170,25 @@ class SlowHeaders(StreamAnswer):
 
     @property
     def tokens(self) -> int:
-        return super().tokens + len(self._waiting)
+        return super().tokens + sum(count for _, _, count, _ in self._waiting)
 
     def begin(self) -> None:
-        self._waiting: list[tuple[float, bytes, bool]] = []
+        self._waiting: list[tuple[float, bytes, int, bool]] = []
         self.service.loop.call_later(SLOW_HEADERS_S, self._release)
 
-    def deliver(self, due_s: float, data: bytes, last: bool) -> None:
+    def deliver(self, due_s: float, data: bytes, count: int, last: bool) -> None:
         if self.released:
-            super().deliver(due_s, data, last)
+            super().deliver(due_s, data, count, last)
         else:
-            self._waiting.append((due_s, data, last))
+            self._waiting.append((due_s, data, count, last))
 
     def _release(self) -> None:
         if self.open:
             super().begin()
             self.released = True
             waiting, self._waiting = self._waiting, []
-            for due_s, data, last in waiting:
-                super().deliver(due_s, data, last)
+            for chunk in waiting:
+                super().deliver(*chunk)
 
 
 class CloseDelimited(StreamAnswer):

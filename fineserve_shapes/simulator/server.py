@@ -18,10 +18,11 @@ from fineserve_shapes.simulator.alarm import Alarm
 from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
 from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
+from fineserve_shapes.simulator.engine import Engine, Sequence
 from fineserve_shapes.simulator.faults import HTTP_FAULTS, STREAM_FAULTS, CloseDelimited, FaultDraw, FaultShares
+from fineserve_shapes.simulator.hosting import HostedModel, Hosting
 from fineserve_shapes.simulator.idleness import Idleness
-from fineserve_shapes.simulator.metrics import Metrics
-from fineserve_shapes.simulator.model import Engine, Sequence
+from fineserve_shapes.simulator.metrics import Gauged
 from fineserve_shapes.simulator.rendering import VLLM_VERSION, TransformersRenderer, VllmRenderer, model_list, tokenized
 from fineserve_shapes.simulator.requests import (
     Generation,
@@ -33,6 +34,7 @@ from fineserve_shapes.simulator.requests import (
     vllm_error,
 )
 from fineserve_shapes.simulator.truth import TruthLog
+from fineserve_shapes.simulator.vocabulary import Vocabulary, chat_tokens, words
 
 LONGEST_REQUEST_ID = 256
 MANY_ALLOCATIONS = 1_000_000
@@ -47,28 +49,30 @@ A wake-up costs as much as writing a chunk: at 20,000 chunks/s of streams that a
 class Settings:
     """What the server is, apart from its engine."""
 
-    model: str
-    max_model_len: int
     transformers: bool
+    vocabulary: Vocabulary
     limits: Limits
     faults: FaultShares
     seed: int
     eos_probability: float
     stream_interval: int
     per_request_metrics: bool
+    prompt_tokens_details: bool
     api_key: str | None
 
 
 class Simulator:
     """Serves connections with the tokens of an engine. Lives in one asyncio loop, on one core."""
 
-    def __init__(self, settings: Settings, engine: Engine, truth: TruthLog | None) -> None:
+    def __init__(self, settings: Settings, hosting: Hosting, truth: TruthLog | None) -> None:
         self.loop = asyncio.get_running_loop()
-        self.metrics = Metrics()
+        self.vocabulary = settings.vocabulary
+        self.prompt_tokens_details = settings.prompt_tokens_details
         self.per_request_metrics = settings.per_request_metrics
         self.stream_interval = settings.stream_interval
         self._settings = settings
-        self._engine = engine
+        self._hosting = hosting
+        self._engines = hosting.engines
         self._truth = truth
         self._alarm = Alarm(self.loop, self._step)
         self._answers: set[Answer] = set()  # those that wait for tokens
@@ -126,7 +130,7 @@ class Simulator:
 
     def release(self, answer: Answer) -> None:
         if self._forget(answer) and answer.sequence.generated < answer.sequence.output_tokens:
-            self._engine.abort(answer.sequence)
+            answer.request.model.engine.abort(answer.sequence)
 
     def _forget(self, answer: Answer) -> bool:
         known = answer.sequence.answer is answer
@@ -135,11 +139,7 @@ class Simulator:
         return known
 
     def ended(self, answer: Answer) -> None:
-        self.metrics.finished[answer.finish_reason or ("abort" if answer.aborted else "error")] += 1
-        now_s = time.perf_counter()
-        self.metrics.e2e.observe(now_s - answer.received_s)
-        admitted_s = answer.sequence.admitted_s
-        self.metrics.queue.observe((now_s if admitted_s is None else admitted_s) - answer.received_s)
+        answer.count_end(time.perf_counter())
         if self._truth is not None:
             self._truth.add(answer.truth())
 
@@ -151,27 +151,24 @@ class Simulator:
         # never backwards: a request that waited on its connection was received before others that were submitted
         now_s = time.perf_counter() if received_s is None else max(received_s, self._submitted_s)
         self._submitted_s = now_s
-        self._emit(now_s)
+        engine = answer.request.model.engine
+        write_tokens(engine.advance(now_s))
         self._answers.add(answer)
         answer.sequence.answer = answer
-        self._engine.submit(answer.sequence, now_s)
-        self._arm()
+        engine.submit(answer.sequence, now_s)
+        self._arm(engine)
 
     def _step(self) -> None:
         self._woken_s = now_s = time.perf_counter()
-        self._emit(now_s)
-        self._arm()
+        for engine in self._engines:
+            write_tokens(engine.advance(now_s))
+            self._arm(engine)
 
-    def _arm(self) -> None:
+    def _arm(self, engine: Engine) -> None:
         # what was due at an earlier time and has gone leaves an alarm for nothing, which does no harm
-        next_s = self._engine.next_s()
+        next_s = engine.next_s()
         if next_s is not None:
             self._alarm.advance(max(next_s, self._woken_s + GATHER_S))
-
-    def _emit(self, until_s: float) -> None:
-        tokens = self._engine.advance(until_s)
-        self.metrics.generation_tokens += len(tokens)
-        write_tokens(tokens)
 
     # requests
 
@@ -204,7 +201,7 @@ class Simulator:
         )
         parse = parse_transformers if settings.transformers else parse_vllm
         try:
-            generation = parse(request.body, chat=chat, model=settings.model, max_model_len=settings.max_model_len)
+            generation = parse(request.body, chat=chat, hosting=self._hosting)
         except Refusal as refusal:
             self._refuse(connection, request, request_id, refusal, None)
             return
@@ -221,7 +218,7 @@ class Simulator:
         else:
             answer_class = CloseDelimited if request.http_1_0 else StreamAnswer
         render = TransformersRenderer if settings.transformers else VllmRenderer
-        renderer = render(generation, request_id, settings.model, int(time.time()))
+        renderer = render(generation, request_id, int(time.time()))
         answer = answer_class(self, connection, renderer, generation, request_id, request.received_s)
         if rng is not None:
             self._draw_details(answer, generation, rng)
@@ -262,18 +259,24 @@ class Simulator:
         connection.done()
 
     def _models(self, connection: Connection, _: HttpRequest) -> None:
-        self._json(connection, model_list(self._settings.model, self._settings.max_model_len, self._started))
+        self._json(connection, model_list(self._hosting, self._started))
 
     def _health(self, connection: Connection, _: HttpRequest) -> None:
         connection.respond(200, b"")
         connection.done()
 
     def _metrics(self, connection: Connection, _: HttpRequest) -> None:
-        for answer in self._answers:
-            answer.count()
-        text = self.metrics.render(self._engine, self._settings.model)
+        text = prometheus.render([self._gauged(model) for model in self._hosting])
         connection.respond(200, text.encode(), prometheus.CONTENT_TYPE)
         connection.done()
+
+    def _gauged(self, model: HostedModel) -> Gauged:
+        answers = [answer for answer in self._answers if answer.request.model is model]
+        for answer in answers:
+            answer.count()
+        running = sum(answer.sequence.running for answer in answers)
+        engine = model.engine
+        return Gauged(model.name, model.metrics, engine.counters, running, len(answers) - running, engine.kv_usage)
 
     def _version(self, connection: Connection, _: HttpRequest) -> None:
         self._json(connection, {"version": VLLM_VERSION})
@@ -284,16 +287,17 @@ class Simulator:
     def _tokenize(self, connection: Connection, request: HttpRequest) -> None:
         try:
             fields = load_object(request.body, transformers=False)
+            model = self._hosting.find(fields.get("model")) or self._hosting.first
             if "messages" in fields:
-                texts = message_texts(fields["messages"])
+                prompt = chat_tokens(message_texts(fields["messages"]))
             elif isinstance(fields.get("prompt"), str):
-                texts = [fields["prompt"]]
+                prompt = list(words(fields["prompt"]))
             else:
                 raise vllm_error(400, "Bad Request", "1 validation error:\n  prompt must be a string", "body.prompt")
         except Refusal as refusal:
             self._json(connection, refusal.body, refusal.status)
             return
-        self._json(connection, tokenized(fields, texts, self._settings.max_model_len))
+        self._json(connection, tokenized(prompt, model.max_model_len))
 
     def _json(self, connection: Connection, value: object, status: int = 200) -> None:
         connection.respond(status, orjson.dumps(value))
@@ -301,14 +305,14 @@ class Simulator:
 
 
 async def serve(
-    settings: Settings, engine: Engine, truth: TruthLog | None, host: str, port: int, parent_gone: Callable[[], bool]
+    settings: Settings, hosting: Hosting, truth: TruthLog | None, host: str, port: int, parent_gone: Callable[[], bool]
 ) -> None:
     """Listen, say so on standard output, and serve until SIGTERM, SIGINT or the end of the parent."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    simulator = Simulator(settings, engine, truth)
+    simulator = Simulator(settings, hosting, truth)
     try:
         server = await loop.create_server(simulator.connect, host, port, backlog=4096)
     except OSError as error:
@@ -320,7 +324,7 @@ async def serve(
     gc.collect()
     gc.freeze()
     gc.disable()
-    print(f"listening on http://{shown}:{address[1]} (model {settings.model})", flush=True)
+    print(f"listening on http://{shown}:{address[1]} (model {hosting.first.name})", flush=True)
     while not stopped.is_set() and not parent_gone():
         try:
             async with asyncio.timeout(0.25):

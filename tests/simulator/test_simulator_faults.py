@@ -13,7 +13,7 @@ from simulator_client import Client, payloads, read_all
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.faults import KINDS, FaultDraw, FaultShares
-from fineserve_shapes.simulator.vocabulary import count_text
+from fineserve_shapes.simulator.vocabulary import words
 
 SHARES = FaultShares(dict.fromkeys(KINDS, 1 / (len(KINDS) + 1)))
 FLAG = ",".join(f"{kind}={share}" for kind, share in SHARES.shares.items())
@@ -29,7 +29,7 @@ def met_by(kind: str | None) -> str:
 @pytest.fixture
 def faulty(simulate: Callable[..., Client]) -> Client:
     """One simulator in which every kind of fault is as likely as none."""
-    return simulate(fault=FLAG, seed=7, ttft_ms=5, itl_ms=1)
+    return simulate(fault=FLAG, seed=7, ttft_ms=5, itl_ms=1, hostile_text=True)
 
 
 def stream(client: Client, kind: str) -> list[Any]:
@@ -134,7 +134,7 @@ def test_split_json(faulty: Client) -> None:
 
 
 def test_multi_token(faulty: Client) -> None:
-    counts = [count_text(text) for text in texts(stream(faulty, "multi_token")[:-1])]
+    counts = [len(words(text)) for text in texts(stream(faulty, "multi_token")[:-1])]
     assert counts == [1, 4, 4, 4, 4, 3]
 
 
