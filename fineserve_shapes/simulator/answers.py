@@ -42,6 +42,10 @@ class Wire(Protocol):
         """The answer is complete: the connection may serve another request."""
         ...
 
+    def hang(self) -> None:
+        """Once the answer is complete, neither close nor serve another request."""
+        ...
+
     def close(self) -> None:
         """Close after what was written."""
         ...

@@ -165,6 +165,9 @@ class BatchEngine:
         else:
             self._waiting.remove(sequence)
 
+    def forget(self) -> None:
+        self._cache.forget()
+
     def next_s(self) -> float | None:
         """When the current step ends, or None while there is no work."""
         return self._step_end_s

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import resource
+from collections.abc import Callable
 from typing import Any
 
 from fineserve_shapes.errors import InputError
@@ -13,11 +14,12 @@ from fineserve_shapes.simulator.engineflags import (
     add_length_flag,
     count,
     engine_of,
+    not_negative,
     number,
     positive,
     share,
 )
-from fineserve_shapes.simulator.faults import KINDS, FaultShares
+from fineserve_shapes.simulator.faults import KINDS, FaultShares, FaultWindow
 from fineserve_shapes.simulator.hosting import HostedModel, Hosting
 from fineserve_shapes.simulator.modelsfile import read_models
 from fineserve_shapes.simulator.server import Settings, serve
@@ -27,12 +29,15 @@ from fineserve_shapes.simulator.vocabulary import HOSTILE, PLAIN
 DEFAULT_MODEL = "simulated"
 
 
-def _faults(text: str) -> FaultShares:
-    try:
-        return FaultShares.parse(text)
-    except InputError as error:
-        # argparse would hide the text of any other ValueError
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _read(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except InputError as error:
+            # argparse would hide the text of any other ValueError
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def add_parser(commands: Any) -> None:
@@ -101,10 +106,24 @@ def add_parser(commands: Any) -> None:
     chance.add_argument("--seed", type=number(int, 0), default=0, help="of jitter, lengths and faults (%(default)s)")
     chance.add_argument(
         "--fault",
-        type=_faults,
+        type=_read(FaultShares.parse),
         default=FaultShares({}),
         metavar="KIND=PROBABILITY[,...]",
         help="faults to inject, of: " + ", ".join(KINDS),
+    )
+    chance.add_argument(
+        "--fault-at",
+        type=_read(FaultWindow.parse),
+        action="append",
+        default=[],
+        metavar="START..END=KIND",
+        help="a fault of all requests for a while, as in 60s..90s=http_503; `down` is a server killed and restarted",
+    )
+    chance.add_argument(
+        "--loading-s",
+        type=not_negative,
+        default=0.0,
+        help="how long it loads after a start, answering 503 (%(default)s)",
     )
 
 
@@ -136,6 +155,8 @@ def run(args: argparse.Namespace) -> int:
         vocabulary=HOSTILE if args.hostile_text else PLAIN,
         limits=Limits(args.keep_alive_s, args.max_requests_per_connection, args.max_request_bytes),
         faults=args.fault,
+        fault_windows=tuple(args.fault_at),
+        loading_s=args.loading_s,
         seed=args.seed,
         eos_probability=args.eos_probability,
         stream_interval=args.stream_interval,

@@ -96,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closed = False
         self._current: HttpRequest | None = None
         self._keep = True
+        self._hung = False
         self._served = 0
         self._waiting: deque[tuple[HttpRequest, bool]] = deque()
         self.idle_since_s: float | None = None
@@ -245,6 +246,8 @@ class Connection(asyncio.BufferedProtocol):
     def done(self) -> None:
         """The answer is complete: serve the next request, wait for one, or close."""
         self.on_abort = None
+        if self._hung:
+            return
         self._current = None
         if self._closed:
             return
@@ -255,6 +258,10 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_soon(self._serve_waiting)
         else:
             self._idleness.begin(self)
+
+    def hang(self) -> None:
+        """Once the answer is complete, neither close nor serve another request."""
+        self._hung = True
 
     def close(self) -> None:
         """Close after what was written."""

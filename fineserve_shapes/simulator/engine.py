@@ -85,6 +85,10 @@ class Engine(Protocol):
         """Forget a sequence, wherever it stands. Unknown ones are ignored."""
         ...
 
+    def forget(self) -> None:
+        """Forget what no sequence needs, as a restart does."""
+        ...
+
     def next_s(self) -> float | None:
         """When something is due next, None while there is no work."""
         ...

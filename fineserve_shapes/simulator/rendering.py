@@ -17,6 +17,10 @@ from fineserve_shapes.simulator.requests import Generation
 VLLM_VERSION = "0.32.0"
 FINGERPRINT = f"vllm-{VLLM_VERSION}-51a71a70"
 DONE = b"data: [DONE]\n\n"
+ENGINE_DEAD = (
+    b'data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.", '
+    b'"type": "InternalServerError", "param": null, "code": 500}}\n\n'
+)
 
 
 @dataclass(frozen=True, slots=True)

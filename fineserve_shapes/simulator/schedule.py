@@ -38,6 +38,9 @@ class ConstantEngine:
             sequence.live = sequence.running = False  # its entry stays queued and is dropped when due
             self.running -= 1
 
+    def forget(self) -> None:
+        pass
+
     def next_s(self) -> float | None:
         queue = self._next_queue()
         return queue[0][0] if queue else None

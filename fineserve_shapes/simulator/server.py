@@ -7,7 +7,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -19,7 +19,16 @@ from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
 from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
 from fineserve_shapes.simulator.engine import Engine, Sequence
-from fineserve_shapes.simulator.faults import HTTP_FAULTS, STREAM_FAULTS, CloseDelimited, FaultDraw, FaultShares
+from fineserve_shapes.simulator.faults import (
+    BENT,
+    DOWN,
+    HEADER,
+    HTTP_FAULTS,
+    FaultDraw,
+    FaultShares,
+    FaultWindow,
+    HttpFault,
+)
 from fineserve_shapes.simulator.hosting import HostedModel, Hosting
 from fineserve_shapes.simulator.idleness import Idleness
 from fineserve_shapes.simulator.metrics import Gauged
@@ -33,6 +42,7 @@ from fineserve_shapes.simulator.requests import (
     parse_vllm,
     vllm_error,
 )
+from fineserve_shapes.simulator.streamfaults import CloseDelimited
 from fineserve_shapes.simulator.truth import TruthLog
 from fineserve_shapes.simulator.vocabulary import Vocabulary, chat_tokens, words
 
@@ -43,6 +53,8 @@ GATHER_S = 1e-4
 
 A wake-up costs as much as writing a chunk: at 20,000 chunks/s of streams that are not in step it was a third of the time.
 """
+LOOK_EVERY_S = 0.02
+"""How exactly a restart keeps its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,8 @@ class Settings:
     vocabulary: Vocabulary
     limits: Limits
     faults: FaultShares
+    fault_windows: tuple[FaultWindow, ...]
+    loading_s: float
     seed: int
     eos_probability: float
     stream_interval: int
@@ -78,8 +92,10 @@ class Simulator:
         self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[Connection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
-        self._faults = FaultDraw(settings.faults, settings.seed)
-        self._draws = bool(settings.faults.shares) or settings.eos_probability > 0.0
+        self._faults = FaultDraw(settings.faults, settings.fault_windows, settings.seed)
+        self._draws = bool(settings.faults.shares or settings.fault_windows) or settings.eos_probability > 0.0
+        self._began_s = time.perf_counter()
+        self._ready_s = self._began_s + settings.loading_s
         self._ids = random.Random(f"{settings.seed}/ids")
         self._submitted_s = 0.0
         self._woken_s = 0.0
@@ -102,6 +118,25 @@ class Simulator:
     def connect(self) -> Connection:
         """The protocol of a new connection."""
         return Connection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
+
+    @property
+    def down(self) -> bool:
+        """Whether there should be no server at this moment."""
+        now_s = time.perf_counter() - self._began_s
+        windows = self._settings.fault_windows
+        return any(window.kind == DOWN and window.start_s <= now_s < window.end_s for window in windows)
+
+    def restart(self) -> None:
+        """Lose all that a process loses that is killed: answers, connections and caches. It loads its models anew."""
+        for connection in list(self._connections):
+            connection.reset()
+        for engine in self._engines:
+            engine.forget()
+        self._ready_s = math.inf
+
+    def restarted(self) -> None:
+        """It listens again."""
+        self._ready_s = time.perf_counter() + self._settings.loading_s
 
     def close(self) -> None:
         """Drop all connections; their answers count as aborted."""
@@ -205,16 +240,23 @@ class Simulator:
         except Refusal as refusal:
             self._refuse(connection, request, request_id, refusal, None)
             return
-        kind, rng = self._faults.draw(request_id) if self._draws else (None, None)
+        if request.received_s < self._ready_s:
+            loading = vllm_error(503, "ServiceUnavailableError", "Loading model")
+            self._refuse(connection, request, request_id, loading, None)
+            return
+        kind, rng = None, None
+        asked = request.headers.get(HEADER)
+        if self._draws or asked is not None:
+            kind, rng = self._faults.draw(request_id, request.received_s - self._began_s, asked)
         if kind is not None and kind in HTTP_FAULTS:
-            status, name, headers = HTTP_FAULTS[kind]
-            asked = vllm_error(status, name, "The simulator was asked to refuse this request.")
-            self._refuse(connection, request, request_id, asked, kind, headers)
+            fault = HTTP_FAULTS[kind]
+            told = vllm_error(fault.status, fault.name, "The simulator was asked to refuse this request.")
+            self._refuse(connection, request, request_id, told, kind, fault)
             return
         if not generation.stream:
             answer_class: type[Answer] = WholeAnswer
         elif kind is not None:
-            answer_class = STREAM_FAULTS[kind]
+            answer_class = BENT[kind]
         else:
             answer_class = CloseDelimited if request.http_1_0 else StreamAnswer
         render = TransformersRenderer if settings.transformers else VllmRenderer
@@ -242,19 +284,22 @@ class Simulator:
         request: HttpRequest,
         request_id: str,
         refusal: Refusal,
-        fault: str | None,
-        headers: Mapping[str, str] | None = None,
+        kind: str | None,
+        fault: HttpFault | None = None,
     ) -> None:
         if refusal.in_stream:
             body = b"data: " + orjson.dumps(refusal.body) + b"\n\n"
             connection.respond(200, body, "text/event-stream; charset=utf-8", {"x-request-id": request_id})
+        elif fault is not None and fault.body is not None:
+            fields = {"x-request-id": request_id, **fault.headers}
+            connection.respond(fault.status, fault.body, fault.content_type, fields)
         else:
-            fields = {"x-request-id": request_id} | dict(headers or {})
+            fields = {"x-request-id": request_id, **(fault.headers if fault is not None else {})}
             connection.respond(refusal.status, orjson.dumps(refusal.body), headers=fields)
         if self._truth is not None:
             line = {"request_id": request_id, "received_s": request.received_s, "prompt_tokens": None}
             line |= {"max_tokens": None, "output_tokens": 0, "chunk_due_s": [], "chunk_written_s": []}
-            line |= {"status": refusal.status, "finish_reason": None, "aborted": False, "fault": fault}
+            line |= {"status": refusal.status, "finish_reason": None, "aborted": False, "fault": kind}
             self._truth.add(line)
         connection.done()
 
@@ -262,7 +307,7 @@ class Simulator:
         self._json(connection, model_list(self._hosting, self._started))
 
     def _health(self, connection: Connection, _: HttpRequest) -> None:
-        connection.respond(200, b"")
+        connection.respond(200 if time.perf_counter() >= self._ready_s else 503, b"")
         connection.done()
 
     def _metrics(self, connection: Connection, _: HttpRequest) -> None:
@@ -325,12 +370,19 @@ async def serve(
     gc.freeze()
     gc.disable()
     print(f"listening on http://{shown}:{address[1]} (model {hosting.first.name})", flush=True)
+    restarts = bool(settings.fault_windows)
     while not stopped.is_set() and not parent_gone():
         try:
-            async with asyncio.timeout(0.25):
+            async with asyncio.timeout(LOOK_EVERY_S if restarts else 0.25):
                 await stopped.wait()
         except TimeoutError:
             simulator.collect_garbage()
+        if simulator.down and server.is_serving():
+            server.close()
+            simulator.restart()
+        elif not simulator.down and not server.is_serving():
+            server = await loop.create_server(simulator.connect, host, address[1], backlog=4096, reuse_address=True)
+            simulator.restarted()
     server.close()
     simulator.close()
     # one turn of the loop, so that connections close before it does
