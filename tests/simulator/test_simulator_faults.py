@@ -103,7 +103,7 @@ def test_reset(faulty: Client) -> None:
 
 def test_stall(faulty: Client) -> None:
     sock = faulty.raw("/v1/completions", BODY, met_by("stall"))
-    assert b"[DONE]" not in read_until_quiet(sock)
+    assert b"\ndata: [DONE]" not in read_until_quiet(sock)
     sock.close()
 
 
@@ -113,7 +113,7 @@ def test_comments(faulty: Client) -> None:
     while data.count(b": keep-alive\n\n") < 3:
         data += sock.recv(65536)
     sock.close()
-    assert b"[DONE]" not in data
+    assert b"\ndata: [DONE]" not in data
     assert time.monotonic() - began < 5
 
 
