@@ -27,7 +27,7 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Alarm:
-    """Calls `callback` once when `time.perf_counter()` (CLOCK_MONOTONIC on Linux) reaches the time that was set."""
+    """Calls `callback` once when `time.perf_counter()` (CLOCK_MONOTONIC on Linux) reaches the earliest time asked for."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._fd = int(_libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK_CLOEXEC))
@@ -37,26 +37,28 @@ class Alarm:
         self._callback = callback
         self._spec = _TimerSpec()
         self._spec_pointer = ctypes.byref(self._spec)
-        self._set_s: float | None = None
+        self._set_s = math.inf
         loop.add_reader(self._fd, self._ring)
 
-    def set(self, at_s: float | None) -> None:
-        """Ring at `at_s`, at once if that is past; None means not at all. It replaces what was set before."""
-        if at_s is not None and at_s == self._set_s:
-            return
-        self._set_s = at_s
-        # all zero disarms it
-        at_ns = 0 if at_s is None else max(1, math.ceil(at_s * 1e9))
-        self._spec.value_s, self._spec.value_ns = divmod(at_ns, 1_000_000_000)
-        # setting also takes back that the descriptor is readable: no read is needed
-        _libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, self._spec_pointer, None)
+    def advance(self, at_s: float) -> None:
+        """Ring at `at_s`, at once if that is past, unless it is to ring earlier anyway."""
+        if at_s < self._set_s:
+            self._set(at_s)
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 
+    def _set(self, at_s: float) -> None:
+        self._set_s = at_s
+        # all zero disarms it
+        at_ns = 0 if at_s == math.inf else max(1, math.ceil(at_s * 1e9))
+        self._spec.value_s, self._spec.value_ns = divmod(at_ns, 1_000_000_000)
+        # setting also takes back that the descriptor is readable: no read is needed
+        _libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, self._spec_pointer, None)
+
     def _ring(self) -> None:
-        self._set_s = None
+        self._set_s = math.inf
         self._callback()
-        if self._set_s is None:
-            self.set(None)  # or epoll would report it for ever
+        if self._set_s == math.inf:
+            self._set(math.inf)  # or epoll would report it for ever

@@ -5,32 +5,45 @@
 """
 
 import asyncio
+import itertools
 import random
 import time
 import zlib
-from collections.abc import Mapping
+from array import array
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Protocol
 
 import orjson
 
-from fineserve_shapes.simulator.metrics import Metrics
-from fineserve_shapes.simulator.model import Sequence
-from fineserve_shapes.simulator.rendering import Renderer
+from fineserve_shapes.simulator.engine import Sequence
+from fineserve_shapes.simulator.kvcache import Content
+from fineserve_shapes.simulator.rendering import Extras, Renderer
 from fineserve_shapes.simulator.requests import Generation
-from fineserve_shapes.simulator.vocabulary import TOKEN_IDS, TOKEN_JSON, TOKEN_TEXTS
+from fineserve_shapes.simulator.vocabulary import Vocabulary
 
-_VOCABULARY = len(TOKEN_JSON)
+PHRASE = 16
+"""Words of an answer before they repeat."""
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Wire(Protocol):
     """The connection, as an answer sees it."""
 
+    fd: int  # where chunks may be written to directly; -1 if they may not
+
     def write(self, data: bytes) -> None: ...
+    def write_rest(self, data: bytes) -> None:
+        """Send what could not be written to `fd`."""
+        ...
+
     def head(self, status: int, headers: Mapping[str, str], *, http_1_0: bool = False) -> bytes: ...
     def respond(self, status: int, body: bytes, content_type: str = ..., headers: Mapping[str, str] = ...) -> None: ...
     def done(self) -> None:
         """The answer is complete: the connection may serve another request."""
+        ...
+
+    def hang(self) -> None:
+        """Once the answer is complete, neither close nor serve another request."""
         ...
 
     def close(self) -> None:
@@ -46,10 +59,10 @@ class Service(Protocol):
     """The server, as an answer sees it."""
 
     loop: asyncio.AbstractEventLoop
-    metrics: Metrics
+    vocabulary: Vocabulary
     per_request_metrics: bool
+    prompt_tokens_details: bool
     stream_interval: int
-    log_chunks: bool
 
     def resume(self, answer: "Answer") -> None:
         """Let the engine generate as many tokens again."""
@@ -78,20 +91,35 @@ class Answer:
         self.request = request
         self.request_id = request_id
         self.received_s = received_s
-        self.sequence = Sequence(request.prefill_tokens, request.max_tokens)
+        self.metrics = request.model.metrics
+        self.words = service.vocabulary
+        self.sequence = Sequence(request.prefill_tokens, request.max_tokens, Content(request.prompt, self._content))
         self.total = request.max_tokens  # tokens after which it ends
         self.reason = "length"
-        self.tokens = 0
         self.status = 200
         self.aborted = False
         self.finish_reason: str | None = None  # once the client has been told
         self.first_s: float | None = None
-        self.last_s = 0.0
-        self.chunk_due_s: list[float] = []
-        self.chunk_written_s: list[float] = []
+        self.token_s = array("d")  # when the server had each token, or several at once, for its metrics
+        self.more_tokens = 0  # beyond one each time
+        self._gaps_counted = 0  # those between these times that are in the metrics already
+        self._tokens_counted = 0
+        self.chunk_due_s = array("d")
+        self.chunk_written_s = array("d")  # the very array of token times where every token is a chunk
         # an answer's words depend on its id alone
-        self._word = zlib.crc32(request_id.encode())
+        self._first_word = zlib.crc32(request_id.encode())
+        # chunks that may be written as they are, one a token: `burst` takes them from here before it asks `token`
+        self.ready: Iterator[bytes] = iter(())
         self.open = True  # until `end`
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it has had so far."""
+        return len(self.token_s) + self.more_tokens
+
+    def word(self, token: int) -> int:
+        """The word that is token number `token`, from 1. Words repeat, so that chunks can be rendered beforehand."""
+        return (self._first_word + token % PHRASE) % len(self.words)
 
     def ends_after(self, tokens: int, reason: str) -> None:
         """Set the length, before the sequence is submitted."""
@@ -104,8 +132,8 @@ class Answer:
     def begin(self) -> None:
         """The request is accepted."""
 
-    def token(self, due_s: float) -> None:
-        """The engine has one more token."""
+    def token(self, due_s: float, count: int) -> None:
+        """The engine has one more token, or so many at once."""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -121,19 +149,61 @@ class Answer:
             self.service.release(self)
             self.service.ended(self)
 
-    def note(self, now_s: float) -> None:
-        """Keep the time of a token for the server's metrics."""
-        metrics = self.service.metrics
+    def note(self, now_s: float, count: int) -> None:
+        """Keep the time of tokens for the server's metrics."""
+        self.more_tokens += count - 1
         if self.first_s is None:
             self.first_s = now_s
+            metrics = self.metrics
             metrics.ttft.observe(now_s - self.received_s)
             metrics.prompt_tokens += self.request.prompt_tokens
-        else:
-            metrics.itl.observe(now_s - self.last_s)
-        self.last_s = now_s
+            metrics.cached_tokens += self.sequence.cached_tokens
+        self.token_s.append(now_s)
+
+    def log(self, due_s: float, written_s: float) -> None:
+        """Keep the times of a chunk for the ground-truth log."""
+        self.chunk_due_s.append(due_s)
+        if self.chunk_written_s is not self.token_s:
+            self.chunk_written_s.append(written_s)
+
+    def count(self) -> None:
+        """Bring the server's metrics up to date: gaps are not counted one by one, for tokens are many."""
+        metrics, tokens = self.metrics, self.tokens
+        metrics.generation_tokens += tokens - self._tokens_counted
+        self._tokens_counted = tokens
+        if len(self.token_s) > self._gaps_counted + 1:
+            metrics.itl.observe_gaps(self.token_s[self._gaps_counted :])
+            self._gaps_counted = len(self.token_s) - 1
+
+    def count_end(self, now_s: float) -> None:
+        """Bring into the server's metrics what is known at the end."""
+        self.count()
+        metrics = self.metrics
+        metrics.finished[self.finish_reason or ("abort" if self.aborted else "error")] += 1
+        metrics.e2e.observe(now_s - self.received_s)
+        admitted_s = self.sequence.admitted_s
+        metrics.queue.observe((now_s if admitted_s is None else admitted_s) - self.received_s)
+        if admitted_s is not None and self.first_s is not None:
+            metrics.prefill.observe(self.first_s - admitted_s)
+            metrics.decode.observe(self.token_s[-1] - self.first_s)
+            if (tokens := self.tokens) > 1:
+                metrics.tpot.observe((self.token_s[-1] - self.first_s) / (tokens - 1))
+
+    def extras(self) -> Extras:
+        """What is told about a complete answer."""
+        told = self.service.prompt_tokens_details or self.service.per_request_metrics
+        return Extras(self.timings(), self.sequence.cached_tokens if told else None)
+
+    def _content(self, token: int) -> Hashable:
+        """What the cache compares of the answer's token number `token`: an id if the prompt is ids, else a word."""
+        word = self.word(token)
+        return self.words.ids[word] if isinstance(self.request.prompt[0], int) else self.words.words[word]
 
     def timings(self) -> dict[str, float] | None:
-        """vLLM's per-request metrics, or None if they are off: times to the first token count from admission."""
+        """vLLM's per-request metrics of a complete answer, or None if they are off.
+
+        Times to the first token count from admission.
+        """
         if not self.service.per_request_metrics:
             return None
         now_s = time.perf_counter()
@@ -144,8 +214,8 @@ class Answer:
             "time_to_first_token_ms": 1e3 * (first_s - admitted_s),
             "generation_time_ms": 1e3 * generation_s,
             "queue_time_ms": 1e3 * max(0.0, admitted_s - self.received_s),
-            "mean_itl_ms": 1e3 * generation_s / max(1, self.tokens - 1),
-            "tokens_per_second": self.tokens / max(1e-9, now_s - admitted_s),
+            "mean_itl_ms": 1e3 * generation_s / max(1, self.total - 1),
+            "tokens_per_second": self.total / max(1e-9, now_s - admitted_s),
         }
 
     def truth(self) -> dict[str, Any]:
@@ -156,8 +226,8 @@ class Answer:
             "prompt_tokens": self.request.prompt_tokens,
             "max_tokens": self.request.max_tokens,
             "output_tokens": self.tokens,
-            "chunk_due_s": self.chunk_due_s,
-            "chunk_written_s": self.chunk_written_s,
+            "chunk_due_s": self.chunk_due_s.tolist(),
+            "chunk_written_s": self.chunk_written_s.tolist(),
             "status": self.status,
             "finish_reason": self.finish_reason,
             "aborted": self.aborted,
@@ -168,19 +238,15 @@ class Answer:
 class WholeAnswer(Answer):
     """An answer that is not streamed: one body, when the last token is there."""
 
-    def token(self, due_s: float) -> None:
-        self.tokens += 1
+    def token(self, due_s: float, count: int) -> None:
         now_s = time.perf_counter()
-        if self.tokens < self.total:
-            self.note(now_s)
+        if self.tokens + count < self.total:
+            self.note(now_s, count)
             return
-        start = self._word
-        text = "".join(TOKEN_TEXTS[(start + n) % _VOCABULARY] for n in range(1, self.total + 1))
-        body = orjson.dumps(self.renderer.whole(text, self.tokens, self.reason, self.timings()))
-        self.note(now_s)
-        if self.service.log_chunks:
-            self.chunk_due_s.append(due_s)
-            self.chunk_written_s.append(time.perf_counter())
+        text = "".join(self.words.texts[self.word(token)] for token in range(1, self.total + 1))
+        body = orjson.dumps(self.renderer.whole(text, self.total, self.reason, self.extras()))
+        self.note(now_s, count)
+        self.log(due_s, time.perf_counter())
         self.finish_reason = self.reason
         self.wire.respond(200, body, headers={"x-request-id": self.request_id})
         self.end()
@@ -192,14 +258,22 @@ class StreamAnswer(Answer):
 
     last_chunk = LAST_CHUNK
     closes = False
+    tokens_per_chunk: int | None = None  # the server's, if None
+    plain = True  # every token is a chunk and nothing bends it on its way; subclasses are looked at
     headers: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}
 
     def __init__(
         self, service: Service, wire: Wire, renderer: Renderer, request: Generation, request_id: str, received_s: float
     ) -> None:
         super().__init__(service, wire, renderer, request, request_id, received_s)
-        self.interval = service.stream_interval
+        self.interval = self.tokens_per_chunk or service.stream_interval
+        if self.plain and self.interval == request.model.engine.tokens_at_once == 1:
+            self.chunk_written_s = self.token_s
         self._held: list[int] = []  # words that wait for the next chunk
+
+    def __init_subclass__(cls) -> None:
+        bends = ("token", "text", "frame", "write", "deliver")
+        cls.plain = all(getattr(cls, name) is getattr(StreamAnswer, name) for name in bends)
 
     def begin(self) -> None:
         self.wire.write(self.head() + b"".join(map(self.frame, self.renderer.opening())))
@@ -212,41 +286,45 @@ class StreamAnswer(Answer):
         return b"%x\r\n%b\r\n" % (len(event), event)
 
     def text(self, word: int) -> bytes:
-        return TOKEN_JSON[word]
+        return self.words.json[word]
 
-    def token(self, due_s: float) -> None:
-        tokens = self.tokens = self.tokens + 1
-        word = (self._word + tokens) % _VOCABULARY
+    def token(self, due_s: float, count: int) -> None:
+        had = self.tokens
+        tokens = had + count
+        self._held += map(self.word, range(had + 1, tokens + 1))
         last = tokens == self.total
-        if self.interval > 1:
-            self._held.append(word)
-            if not last and (tokens - 1) % self.interval:
-                self.note(time.perf_counter())
-                return
-            words, self._held = self._held, []
-            text = b"".join(map(self.text, words))
+        if not last and had and len(self._held) < self.interval:
+            self.note(time.perf_counter(), count)
+            return
+        held, self._held = self._held, []
+        text = b"".join(map(self.text, held))
+        ids = [self.words.ids[word] for word in held]
+        if last:
+            events = self.renderer.last(text, tokens, ids, self.reason, self.extras())
         else:
-            words = [word]
-            text = self.text(word)
-        if not last:
-            data = self.frame(self.renderer.chunk(text, tokens, [TOKEN_IDS[word] for word in words]))
-            if tokens == 1:
-                data = b"".join(map(self.frame, self.renderer.first())) + data
-        else:
-            events = self.renderer.first() if tokens == 1 else []
-            ids = [TOKEN_IDS[word] for word in words]
-            events += self.renderer.last(text, tokens, ids, self.reason, self.timings())
-            data = b"".join(map(self.frame, events)) + self.last_chunk
-        self.deliver(due_s, data, last)
+            events = [self.renderer.chunk(text, tokens, ids)]
+        if not had:
+            events = self.renderer.first() + events
+        if not had and not last:
+            self.ready = self._prepare(tokens)
+        data = b"".join(map(self.frame, events))
+        self.deliver(due_s, data + self.last_chunk if last else data, count, last)
 
-    def deliver(self, due_s: float, data: bytes, last: bool) -> None:
+    def _prepare(self, had: int) -> Iterator[bytes]:
+        """All chunks from here to the last but one, if each will be a token and they differ in their words alone."""
+        count = self.total - had - 1
+        if self.chunk_written_s is not self.token_s or self.renderer.varies:
+            return iter(())
+        words = map(self.word, range(had + 1, had + 1 + min(count, PHRASE)))
+        chunks = [self.frame(self.renderer.chunk(self.text(word), 0, [])) for word in words]
+        return itertools.islice(itertools.cycle(chunks), count)
+
+    def deliver(self, due_s: float, data: bytes, count: int, last: bool) -> None:
         """Write a chunk with all that goes with it; after the last one the answer has ended."""
         now_s = time.perf_counter()
         self.write(data)
-        self.note(now_s)
-        if self.service.log_chunks:
-            self.chunk_due_s.append(due_s)
-            self.chunk_written_s.append(now_s)
+        self.note(now_s, count)
+        self.log(due_s, now_s)
         if last:
             self.finish_reason = self.reason
             self.end()

@@ -2,56 +2,42 @@
 
 import argparse
 import asyncio
-import math
 import os
-import random
 import resource
 from collections.abc import Callable
 from typing import Any
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.connection import Limits
-from fineserve_shapes.simulator.faults import KINDS, FaultShares
-from fineserve_shapes.simulator.model import BatchEngine, ConstantEngine, Engine, EngineParameters
+from fineserve_shapes.simulator.engineflags import (
+    add_engine_flags,
+    add_length_flag,
+    count,
+    engine_of,
+    not_negative,
+    number,
+    positive,
+    share,
+)
+from fineserve_shapes.simulator.faults import KINDS, FaultShares, FaultWindow
+from fineserve_shapes.simulator.hosting import HostedModel, Hosting
+from fineserve_shapes.simulator.modelsfile import read_models
 from fineserve_shapes.simulator.server import Settings, serve
 from fineserve_shapes.simulator.truth import TruthLog
+from fineserve_shapes.simulator.vocabulary import HOSTILE, PLAIN
 
 DEFAULT_MODEL = "simulated"
-_DEFAULTS = EngineParameters()
 
 
-def _number(
-    kind: Callable[[str], Any], low: float, high: float = math.inf, *, above: bool = False
-) -> Callable[[str], Any]:
-    """An argparse type: a number from `low` (or above it) to `high`."""
-
-    def parse(text: str) -> Any:
+def _read(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
         try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
-        if not (low < value if above else low <= value) or value > high or value == math.inf:
-            bounds = (
-                ("above" if above else "at least") + f" {low}" + ("" if high == math.inf else f" and at most {high}")
-            )
-            raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
-        return value
+            return parse(text)
+        except InputError as error:
+            # argparse would hide the text of any other ValueError
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    return parse
-
-
-_positive = _number(float, 0.0, above=True)
-_not_negative = _number(float, 0.0)
-_count = _number(int, 1)
-_share = _number(float, 0.0, 1.0)
-
-
-def _faults(text: str) -> FaultShares:
-    try:
-        return FaultShares.parse(text)
-    except InputError as error:
-        # argparse would hide the text of any other ValueError
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return read
 
 
 def add_parser(commands: Any) -> None:
@@ -68,7 +54,7 @@ def add_parser(commands: Any) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
     )
     server.add_argument(
-        "--port", type=_number(int, 0, 65535), default=8000, help="0 takes a free one (default: %(default)s)"
+        "--port", type=number(int, 0, 65535), default=8000, help="0 takes a free one (default: %(default)s)"
     )
     server.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME", help="name of the model (default: %(default)s)"
@@ -77,88 +63,74 @@ def add_parser(commands: Any) -> None:
         "--dialect", choices=("vllm", "transformers"), default="vllm", help="whose HTTP (default: vllm)"
     )
     server.add_argument(
-        "--max-model-len", type=_number(int, 2), default=32_768, metavar="TOKENS", help="context (%(default)s)"
+        "--lora-modules", nargs="+", default=[], metavar="NAME", help="names of LoRA adapters, served beside the model"
     )
+    server.add_argument("--models", metavar="FILE.toml", help="several models, each with an engine or sharing one")
+    add_length_flag(server)
     server.add_argument(
         "--api-key-env", metavar="NAME", help="environment variable whose value clients must send as key"
     )
     server.add_argument(
-        "--keep-alive-s", type=_positive, default=5.0, help="idle connections close after it (%(default)s)"
+        "--keep-alive-s", type=positive, default=5.0, help="idle connections close after it (%(default)s)"
     )
     server.add_argument(
-        "--max-requests-per-connection", type=_count, metavar="N", help="then it closes (default: never)"
+        "--max-requests-per-connection", type=count, metavar="N", help="then it closes (default: never)"
     )
     server.add_argument(
-        "--max-request-bytes", type=_count, default=32 << 20, help="larger ones are refused (%(default)s)"
+        "--max-request-bytes", type=count, default=32 << 20, help="larger ones are refused (%(default)s)"
     )
     server.add_argument(
-        "--stream-interval", type=_count, default=1, metavar="TOKENS", help="tokens per chunk (%(default)s)"
+        "--stream-interval", type=count, default=1, metavar="TOKENS", help="tokens per chunk (%(default)s)"
     )
     server.add_argument("--per-request-metrics", action="store_true", help="the server's own times on the usage chunk")
+    server.add_argument(
+        "--enable-prompt-tokens-details", action="store_true", help="tokens found in the prefix cache, in the usage"
+    )
+    server.add_argument(
+        "--hostile-text", action="store_true", help="words that are hard to read: quotes, several bytes, U+2028"
+    )
     server.add_argument("--ground-truth", metavar="FILE.jsonl", help="log when each chunk was due and written")
     server.add_argument(
         "--exit-with-parent",
-        type=_count,
+        type=count,
         nargs="?",
         const=os.getppid(),
         metavar="PID",
         help="end when the process that started this one (PID, if given) has ended",
     )
-    engine = parser.add_argument_group("engine", "a step of the batch lasts as long as these add up to")
-
-    def cost(flag: str, default: float, meaning: str, kind: Callable[[str], Any] = _not_negative) -> None:
-        engine.add_argument(flag, type=kind, default=default, metavar="X", help=f"{meaning} (default: {default:g})")
-
-    cost("--prefill-tokens-per-s", 1.0 / _DEFAULTS.prefill_s_per_token, "speed of prompts", _positive)
-    cost("--prefill-fixed-ms", 1e3 * _DEFAULTS.prefill_fixed_s, "for each prompt begun")
-    cost("--decode-step-ms", 1e3 * _DEFAULTS.step_s, "for the step", _positive)
-    cost("--decode-step-per-seq-ms", 1e3 * _DEFAULTS.per_sequence_s, "for each sequence in the step")
-    cost("--max-num-seqs", _DEFAULTS.max_num_seqs, "sequences that run at once, at most", _count)
-    engine.add_argument(
-        "--max-num-batched-tokens", type=_count, metavar="X", help="per step (default: 2048, or the seqs)"
+    add_engine_flags(parser)
+    chance = parser.add_argument_group("chance")
+    chance.add_argument(
+        "--eos-probability", type=share, default=0.0, help="per token, without ignore_eos (%(default)s)"
     )
-    engine.add_argument("--kv-cache-tokens", type=_count, metavar="X", help="slots (default: 262144, or the context)")
-    cost("--jitter", _DEFAULTS.jitter, "log deviation of step times")
-    cost("--tail-probability", _DEFAULTS.tail_probability, "share of steps that last much longer", _share)
-    cost("--tail-shape", _DEFAULTS.tail_shape, "Pareto shape of how much longer", _positive)
-    engine.add_argument("--ttft-ms", type=_not_negative, help="with --itl-ms: no batching, first token after this time")
-    engine.add_argument("--itl-ms", type=_not_negative, help="with --ttft-ms: then a token each so many ms, per stream")
-    engine.add_argument(
-        "--eos-probability", type=_share, default=0.0, help="per token, without ignore_eos (%(default)s)"
-    )
-    engine.add_argument("--seed", type=_number(int, 0), default=0, help="of jitter, lengths and faults (%(default)s)")
-    engine.add_argument(
+    chance.add_argument("--seed", type=number(int, 0), default=0, help="of jitter, lengths and faults (%(default)s)")
+    chance.add_argument(
         "--fault",
-        type=_faults,
+        type=_read(FaultShares.parse),
         default=FaultShares({}),
         metavar="KIND=PROBABILITY[,...]",
         help="faults to inject, of: " + ", ".join(KINDS),
     )
-
-
-def _engine(args: argparse.Namespace) -> Engine:
-    if (args.ttft_ms is None) != (args.itl_ms is None):
-        raise InputError("--ttft-ms and --itl-ms belong together: give both, or none for the batching engine")
-    if args.ttft_ms is not None:
-        return ConstantEngine(1e-3 * args.ttft_ms, 1e-3 * args.itl_ms)
-    kv_cache_tokens = args.kv_cache_tokens or max(_DEFAULTS.kv_cache_tokens, args.max_model_len)
-    if kv_cache_tokens < args.max_model_len:
-        raise InputError(
-            f"--kv-cache-tokens {kv_cache_tokens} cannot hold one request of --max-model-len {args.max_model_len}"
-        )
-    parameters = EngineParameters(
-        prefill_s_per_token=1.0 / args.prefill_tokens_per_s,
-        prefill_fixed_s=1e-3 * args.prefill_fixed_ms,
-        step_s=1e-3 * args.decode_step_ms,
-        per_sequence_s=1e-3 * args.decode_step_per_seq_ms,
-        max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=args.max_num_batched_tokens or max(_DEFAULTS.max_num_batched_tokens, args.max_num_seqs),
-        kv_cache_tokens=kv_cache_tokens,
-        jitter=args.jitter,
-        tail_probability=args.tail_probability,
-        tail_shape=args.tail_shape,
+    chance.add_argument(
+        "--fault-at",
+        type=_read(FaultWindow.parse),
+        action="append",
+        default=[],
+        metavar="START..END=KIND",
+        help="a fault of all requests for a while, as in 60s..90s=http_503; `down` is a server killed and restarted",
     )
-    return BatchEngine(parameters, random.Random(f"{args.seed}/steps"))
+    chance.add_argument(
+        "--loading-s",
+        type=not_negative,
+        default=0.0,
+        help="how long it loads after a start, answering 503 (%(default)s)",
+    )
+
+
+def _hosting(args: argparse.Namespace) -> Hosting:
+    if args.models is not None:
+        return read_models(args.models, args)
+    return Hosting([HostedModel(args.model, args.max_model_len, engine_of(args, args.model), tuple(args.lora_modules))])
 
 
 def _api_key(name: str | None) -> str | None:
@@ -179,18 +151,20 @@ def _allow_many_connections() -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     settings = Settings(
-        model=args.model,
-        max_model_len=args.max_model_len,
         transformers=args.dialect == "transformers",
+        vocabulary=HOSTILE if args.hostile_text else PLAIN,
         limits=Limits(args.keep_alive_s, args.max_requests_per_connection, args.max_request_bytes),
         faults=args.fault,
+        fault_windows=tuple(args.fault_at),
+        loading_s=args.loading_s,
         seed=args.seed,
         eos_probability=args.eos_probability,
         stream_interval=args.stream_interval,
         per_request_metrics=args.per_request_metrics,
+        prompt_tokens_details=args.enable_prompt_tokens_details,
         api_key=_api_key(args.api_key_env),
     )
-    engine = _engine(args)
+    hosting = _hosting(args)
     parent: int | None = args.exit_with_parent
     truth = None
     if args.ground_truth is not None:
@@ -201,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
     _allow_many_connections()
     try:
         asyncio.run(
-            serve(settings, engine, truth, args.host, args.port, lambda: parent is not None and os.getppid() != parent)
+            serve(settings, hosting, truth, args.host, args.port, lambda: parent is not None and os.getppid() != parent)
         )
     finally:
         if truth is not None:

@@ -1,232 +1,62 @@
-"""What can go wrong with an answer, on purpose: which request meets which fault, and how each fault bends it.
+"""What can go wrong with an answer, on purpose: which request meets which fault.
 
-A fault depends on the seed and the request's id alone (and on how often that id was refused, since a client may retry),
-so the same plan meets the same faults in any order. Those of HTTP answer at once; the others bend a stream, each as a
-subclass of `StreamAnswer`. Answers that are not streamed meet only those of HTTP.
+A request that names a fault in the header X-Fault meets that one. Else the faults of the moment count (`--fault-at`),
+else those drawn by their probabilities (`--fault`): such a fault depends on the seed and the request's id alone (and on
+how often that id was refused, since a client may retry), so the same plan meets the same faults in any order. Those of
+HTTP answer at once; the others bend a stream (`streamfaults`, `dialects`). Answers that are not streamed meet only those
+of HTTP.
 """
 
+import math
 import random
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.answers import StreamAnswer
-from fineserve_shapes.simulator.rendering import DONE
-from fineserve_shapes.simulator.vocabulary import TOKEN_JSON
+from fineserve_shapes.simulator.dialects import DIALECTS
+from fineserve_shapes.simulator.streamfaults import STREAM_FAULTS
 
-COMMENT_INTERVAL_S = 0.25
-SLOW_HEADERS_S = 1.0
-_ENGINE_DEAD = (
-    b'data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.", '
-    b'"type": "InternalServerError", "param": null, "code": 500}}\n\n'
-)
+HEADER = "x-fault"
+DOWN = "down"
 _REMEMBERED_IDS = 100_000
+_HTML = (
+    b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>The simulated proxy is sorry.</body></html>"
+)
 
-
-class StruckAnswer(StreamAnswer):
-    """A stream that goes wrong instead of giving token number `strike_at` (from 1)."""
-
-    earliest = 2  # in mid-stream: something good came before
-
-    def draw(self, rng: random.Random) -> None:
-        self.strike_at = rng.randint(min(self.earliest, self.total), self.total)
-
-    def token(self, due_s: float) -> None:
-        if self.tokens + 1 == self.strike_at:
-            self.service.release(self)  # the engine has no more to do with it
-            self.strike()
-        else:
-            super().token(due_s)
-
-    def strike(self) -> None:
-        raise NotImplementedError
-
-    def finish(self, data: bytes) -> None:
-        """End the body properly after these bytes."""
-        self.write(data + self.last_chunk)
-        self.end()
-        self.wire.done()
-
-
-class ErrorMidstream(StruckAnswer):
-    """An error event, then `[DONE]`, as vLLM does when its engine dies."""
-
-    def strike(self) -> None:
-        self.finish(self.frame(_ENGINE_DEAD) + self.frame(DONE))
-
-
-class ErrorMidstreamNoDone(StruckAnswer):
-    """An error event whose error is a text, and nothing after it, as `transformers serve` does."""
-
-    def strike(self) -> None:
-        self.finish(self.frame(b'data: {"error": "the simulator was asked to fail here"}\n\n'))
-
-
-class Garbage(StruckAnswer):
-    """Bytes that are no JSON in an event, where a token should be."""
-
-    def strike(self) -> None:
-        noise = random.Random(self.request_id).randbytes(60).replace(b"\n", b"?").replace(b"\r", b"?")
-        self.finish(self.frame(b'data: {"id":' + noise + b"\n\n"))
-
-
-class GarbageFraming(StruckAnswer):
-    """Bytes that are no HTTP chunk; then the connection closes."""
-
-    def strike(self) -> None:
-        self.write(b"this is no chunk size\r\n\xff\xfe")
-        self.end()
-        self.wire.close()
-
-
-class Truncate(StruckAnswer):
-    """The connection closes in the middle of an event."""
-
-    def strike(self) -> None:
-        self.write(b'f0\r\ndata: {"id":"')
-        self.end()
-        self.wire.close()
-
-
-class Reset(StruckAnswer):
-    """The connection is reset."""
-
-    def strike(self) -> None:
-        self.end()
-        self.wire.reset()
-
-
-class Stall(StruckAnswer):
-    """Never another byte, on an open connection; the log has its line when the client gives up."""
-
-    earliest = 1
-
-    def strike(self) -> None:
-        pass
-
-
-class Comments(StruckAnswer):
-    """Only comment lines from here on, for ever: bytes that are no progress."""
-
-    earliest = 1
-
-    def strike(self) -> None:
-        if self.open:
-            self.write(self.frame(b": keep-alive\n\n"))
-            self.service.loop.call_later(COMMENT_INTERVAL_S, self.strike)
-
-
-class Endless(StreamAnswer):
-    """Tokens beyond max_tokens, without end."""
-
-    asked = 0
-
-    def token(self, due_s: float) -> None:
-        if not self.asked:
-            self.asked, self.total = self.total, -1  # no count of tokens is the last one
-        super().token(due_s)
-        if self.tokens % self.asked == 0:
-            self.service.resume(self)
-
-
-class Crlf(StreamAnswer):
-    """Lines end in CR LF."""
-
-    def frame(self, event: bytes) -> bytes:
-        return super().frame(event.replace(b"\n", b"\r\n"))
-
-
-class SplitJson(StreamAnswer):
-    """Every event over three HTTP chunks, cut anywhere, also within a character; and each write cut in two."""
-
-    def frame(self, event: bytes) -> bytes:
-        first, second = sorted((self._word * 7919 + len(event) * k) % (len(event) - 1) + 1 for k in (1, 5))
-        parts = event[:first], event[first:second], event[second:]
-        return b"".join(super(SplitJson, self).frame(part) for part in parts if part)
-
-    def write(self, data: bytes) -> None:
-        middle = len(data) // 2
-        super().write(data[:middle])
-        super().write(data[middle:])
-
-
-class MultiToken(StreamAnswer):
-    """Four tokens a chunk, after a first chunk of one, as vLLM with --stream-interval 4."""
-
-    def begin(self) -> None:
-        self.interval = 4
-        super().begin()
-
-
-class EmptyText(StreamAnswer):
-    """About every third token has no text, and is a token all the same."""
-
-    def text(self, word: int) -> bytes:
-        return TOKEN_JSON[word] if word % 3 else b""
-
-
-class SlowHeaders(StreamAnswer):
-    """Headers come SLOW_HEADERS_S late, and what was generated meanwhile with them."""
-
-    released = False
-
-    def begin(self) -> None:
-        self._waiting: list[tuple[float, bytes, bool]] = []
-        self.service.loop.call_later(SLOW_HEADERS_S, self._release)
-
-    def deliver(self, due_s: float, data: bytes, last: bool) -> None:
-        if self.released:
-            super().deliver(due_s, data, last)
-        else:
-            self._waiting.append((due_s, data, last))
-
-    def _release(self) -> None:
-        if self.open:
-            super().begin()
-            self.released = True
-            for due_s, data, last in self._waiting:
-                super().deliver(due_s, data, last)
-
-
-class CloseDelimited(StreamAnswer):
-    """HTTP/1.0: no chunks, the body ends where the connection does. Also what HTTP/1.0 clients get."""
-
-    last_chunk = b""
-    closes = True
-    headers: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8", "connection": "close"}
-
-    def head(self) -> bytes:
-        return self.wire.head(200, {**self.headers, "x-request-id": self.request_id}, http_1_0=True)
-
-    def frame(self, event: bytes) -> bytes:
-        return event
-
-
-STREAM_FAULTS: Mapping[str, type[StreamAnswer]] = {
-    "error_midstream": ErrorMidstream,
-    "error_midstream_no_done": ErrorMidstreamNoDone,
-    "truncate": Truncate,
-    "reset": Reset,
-    "stall": Stall,
-    "comments": Comments,
-    "crlf": Crlf,
-    "split_json": SplitJson,
-    "multi_token": MultiToken,
-    "empty_text": EmptyText,
-    "garbage": Garbage,
-    "garbage_framing": GarbageFraming,
-    "endless": Endless,
-    "slow_headers": SlowHeaders,
-    "http_1_0": CloseDelimited,
-}
-for _kind, _class in STREAM_FAULTS.items():
+BENT: Mapping[str, type[StreamAnswer]] = {**STREAM_FAULTS, **DIALECTS}
+"""The answers that are bent, by kind of fault."""
+for _kind, _class in BENT.items():
     _class.fault = _kind
-HTTP_FAULTS: Mapping[str, tuple[int, str, Mapping[str, str]]] = {
-    "http_500": (500, "InternalServerError", {}),
-    "http_429": (429, "Too Many Requests", {"retry-after": "1"}),
+
+
+@dataclass(frozen=True, slots=True)
+class HttpFault:
+    """An answer that is none. Without a `body` it is the server's own form of an error, with this name."""
+
+    status: int
+    name: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+    content_type: str = ""
+
+
+HTTP_FAULTS: Mapping[str, HttpFault] = {
+    "http_500": HttpFault(500, "InternalServerError", {}),
+    "http_503": HttpFault(503, "ServiceUnavailableError", {}),
+    "http_429": HttpFault(429, "Too Many Requests", {"retry-after": "1"}),
+    "html_200": HttpFault(200, "", {}, _HTML, "text/html"),
+    "empty_200": HttpFault(200, "", {}, b"", "text/event-stream; charset=utf-8"),
 }
-KINDS = (*HTTP_FAULTS, *STREAM_FAULTS)
+KINDS = (*HTTP_FAULTS, *BENT)
+
+
+def _known(kind: str, kinds: Sequence[str]) -> str:
+    if kind not in kinds:
+        raise InputError(f"unknown fault {kind!r}; there are {', '.join(kinds)}")
+    return kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +67,7 @@ class FaultShares:
 
     def __post_init__(self) -> None:
         for kind, share in self.shares.items():
-            if kind not in KINDS:
-                raise InputError(f"unknown fault {kind!r}; there are {', '.join(KINDS)}")
+            _known(kind, KINDS)
             if not 0.0 <= share <= 1.0:
                 raise InputError(f"the probability of fault {kind} must lie in 0..1, got {share}")
         if sum(self.shares.values()) > 1.0 + 1e-9:
@@ -257,18 +86,54 @@ class FaultShares:
         return FaultShares(shares)
 
 
+@dataclass(frozen=True, slots=True)
+class FaultWindow:
+    """A kind of fault that all requests meet for a while, in seconds from the start; `down` is no server at all."""
+
+    start_s: float
+    end_s: float
+    kind: str
+
+    @staticmethod
+    def parse(text: str) -> "FaultWindow":
+        """Read `START..END=KIND`, the times as in `90`, `90s` or `1.5m`; without END it lasts."""
+        match = re.fullmatch(r"([\d.]+)([sm]?)\.\.(?:([\d.]+)([sm]?))?=(\w+)", text.replace(" ", ""))
+        try:
+            if match is None:
+                raise ValueError
+            start, start_unit, end, end_unit, kind = match.groups()
+            start_s = float(start) * (60.0 if start_unit == "m" else 1.0)
+            end_s = math.inf if end is None else float(end) * (60.0 if end_unit == "m" else 1.0)
+        except ValueError:
+            raise InputError(
+                f"a fault of some time is START..END=KIND, as in 60s..90s=http_503, got {text!r}"
+            ) from None
+        if not start_s < end_s:
+            raise InputError(f"a fault must end after it begins, got {text!r}")
+        return FaultWindow(start_s, end_s, _known(kind, (*KINDS, DOWN)))
+
+
 class FaultDraw:
     """Decides which request meets which fault."""
 
-    def __init__(self, shares: FaultShares, seed: int) -> None:
+    def __init__(self, shares: FaultShares, windows: Sequence[FaultWindow], seed: int) -> None:
         self._shares = shares.shares
+        self._windows = [window for window in windows if window.kind != DOWN]
         self._seed = seed
         self._refused: Counter[str] = Counter()
 
-    def draw(self, request_id: str) -> tuple[str | None, random.Random]:
-        """The fault of a request, if any, and the randomness for its details."""
+    def draw(self, request_id: str, now_s: float = 0.0, asked: str | None = None) -> tuple[str | None, random.Random]:
+        """The fault of a request, if any, and the randomness for its details.
+
+        `now_s` counts from the server's start; `asked` is what the request's header says.
+        """
         rng = random.Random(f"{self._seed}/{request_id}/{self._refused[request_id]}")
         point = rng.random()
+        if asked in KINDS:
+            return asked, rng
+        for window in self._windows:
+            if window.start_s <= now_s < window.end_s:
+                return window.kind, rng
         for kind, share in self._shares.items():
             if point < share:
                 if kind in HTTP_FAULTS and len(self._refused) < _REMEMBERED_IDS:

@@ -1,9 +1,11 @@
 """Counters and histograms under vLLM's names, in Prometheus' text form."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import sub
 
-from fineserve_shapes.simulator.model import Engine
+from fineserve_shapes.simulator.engine import Counters
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 # fmt: off
@@ -28,6 +30,17 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def observe_gaps(self, times: Sequence[float]) -> None:
+        """Observe the differences of neighbours, all at once."""
+        gaps = sorted(map(sub, times[1:], times))
+        below = 0
+        for bucket, bound in enumerate(self.bounds):
+            upto = bisect_right(gaps, bound)
+            self.counts[bucket] += upto - below
+            below = upto
+        self.counts[-1] += len(gaps) - below
+        self.total += sum(gaps)
+
     def lines(self, name: str, labels: str) -> list[str]:
         cumulative = 0
         lines = []
@@ -40,47 +53,103 @@ class Histogram:
 
 
 class Metrics:
-    """What the server counts while it runs."""
+    """What is counted of one model's answers while the server runs."""
 
     def __init__(self) -> None:
         self.prompt_tokens = 0
+        self.cached_tokens = 0
         self.generation_tokens = 0
         self.finished = dict.fromkeys(FINISHED_REASONS, 0)
         self.ttft = Histogram(_TTFT_S)
         self.itl = Histogram(_ITL_S)
+        self.tpot = Histogram(_ITL_S)
         self.e2e = Histogram(_REQUEST_S)
         self.queue = Histogram(_REQUEST_S)
+        self.prefill = Histogram(_REQUEST_S)
+        self.decode = Histogram(_REQUEST_S)
 
-    def render(self, engine: Engine, model: str) -> str:
-        """The body of `/metrics`."""
-        escaped = model.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        labels = f'model_name="{escaped}"'
-        lines: list[str] = []
 
-        def family(name: str, kind: str, description: str) -> None:
-            lines.extend((f"# HELP vllm:{name} {description}", f"# TYPE vllm:{name} {kind}"))
+@dataclass(frozen=True, slots=True)
+class Gauged:
+    """One model at the moment of a scrape."""
 
-        def value(name: str, kind: str, description: str, number: float) -> None:
-            family(name, kind, description)
-            lines.append(f'vllm:{name}{{engine="0",{labels}}} {float(number)}')
+    model: str
+    metrics: Metrics
+    counters: Counters
+    running: int
+    waiting: int
+    kv_usage: float
 
-        value("num_requests_running", "gauge", "Number of requests in model execution batches.", engine.running)
-        value("num_requests_waiting", "gauge", "Number of requests waiting to be processed.", engine.waiting)
-        value("kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", engine.kv_usage)
-        preemptions = "Cumulative number of preemption from the engine."
-        value("num_preemptions_total", "counter", preemptions, engine.preemptions)
-        value("prompt_tokens_total", "counter", "Number of prefill tokens processed.", self.prompt_tokens)
-        generation = "Number of generation tokens processed."
-        value("generation_tokens_total", "counter", generation, self.generation_tokens)
-        family("request_success_total", "counter", "Count of successfully processed requests.")
-        for reason, count in self.finished.items():
+
+_HISTOGRAMS: tuple[tuple[str, Callable[[Metrics], Histogram], str], ...] = (
+    ("time_to_first_token_seconds", lambda metrics: metrics.ttft, "time to first token"),
+    ("inter_token_latency_seconds", lambda metrics: metrics.itl, "inter-token latency"),
+    (
+        "request_time_per_output_token_seconds",
+        lambda metrics: metrics.tpot,
+        "time_per_output_token_seconds per request",
+    ),
+    ("e2e_request_latency_seconds", lambda metrics: metrics.e2e, "e2e request latency"),
+    ("request_queue_time_seconds", lambda metrics: metrics.queue, "time spent in WAITING phase for request"),
+    ("request_prefill_time_seconds", lambda metrics: metrics.prefill, "time spent in PREFILL phase for request"),
+    ("request_decode_time_seconds", lambda metrics: metrics.decode, "time spent in DECODE phase for request"),
+)
+_VALUES: tuple[tuple[str, str, Callable[[Gauged], float], str], ...] = (
+    ("num_requests_running", "gauge", lambda now: now.running, "Number of requests in model execution batches."),
+    ("num_requests_waiting", "gauge", lambda now: now.waiting, "Number of requests waiting to be processed."),
+    ("kv_cache_usage_perc", "gauge", lambda now: now.kv_usage, "KV-cache usage. 1 means 100 percent usage."),
+    ("prefix_cache_queries_total", "counter", lambda now: now.counters.prefix_queries,
+     "Prefix cache queries, in terms of number of queried tokens."),
+    ("prefix_cache_hits_total", "counter", lambda now: now.counters.prefix_hits,
+     "Prefix cache hits, in terms of number of cached tokens."),
+    ("num_preemptions_total", "counter", lambda now: now.counters.preemptions,
+     "Cumulative number of preemption from the engine."),
+    ("prompt_tokens_total", "counter", lambda now: now.metrics.prompt_tokens, "Number of prefill tokens processed."),
+    ("prompt_tokens_cached_total", "counter", lambda now: now.metrics.cached_tokens,
+     "Number of cached prompt tokens (local + external)."),
+    ("generation_tokens_total", "counter", lambda now: now.metrics.generation_tokens,
+     "Number of generation tokens processed."),
+)  # fmt: skip
+_DRAFTS: tuple[tuple[str, Callable[[Counters], float], str], ...] = (
+    ("spec_decode_num_drafts_total", lambda counters: counters.drafts, "Number of spec decoding drafts."),
+    ("spec_decode_num_draft_tokens_total", lambda counters: counters.draft_tokens, "Number of draft tokens."),
+    ("spec_decode_num_accepted_tokens_total", lambda counters: counters.accepted_tokens, "Number of accepted tokens."),
+)
+
+
+def render(models: Sequence[Gauged]) -> str:
+    """The body of `/metrics`."""
+    lines: list[str] = []
+    labelled = [(now, f'model_name="{_escaped(now.model)}"') for now in models]
+
+    def family(name: str, kind: str, description: str) -> None:
+        lines.extend((f"# HELP vllm:{name} {description}", f"# TYPE vllm:{name} {kind}"))
+
+    for name, kind, value, description in _VALUES:
+        family(name, kind, description)
+        lines += [f'vllm:{name}{{engine="0",{labels}}} {float(value(now))}' for now, labels in labelled]
+    family("request_success_total", "counter", "Count of successfully processed requests.")
+    for now, labels in labelled:
+        for reason, count in now.metrics.finished.items():
             lines.append(f'vllm:request_success_total{{engine="0",finished_reason="{reason}",{labels}}} {float(count)}')
-        for name, histogram, what in (
-            ("time_to_first_token_seconds", self.ttft, "time to first token"),
-            ("inter_token_latency_seconds", self.itl, "inter-token latency"),
-            ("e2e_request_latency_seconds", self.e2e, "e2e request latency"),
-            ("request_queue_time_seconds", self.queue, "time spent in WAITING phase for request"),
-        ):
-            family(name, "histogram", f"Histogram of {what} in seconds.")
-            lines.extend(histogram.lines(f"vllm:{name}", labels))
-        return "\n".join(lines) + "\n"
+    drafting = [(now.counters, labels) for now, labels in labelled if now.counters.accepted_at]
+    if drafting:
+        for name, count_of, description in _DRAFTS:
+            family(name, "counter", description)
+            lines += [
+                f'vllm:{name}{{engine="0",{labels}}} {float(count_of(counters))}' for counters, labels in drafting
+            ]
+        name = "spec_decode_num_accepted_tokens_per_pos_total"
+        family(name, "counter", "Accepted tokens per draft position.")
+        for counters, labels in drafting:
+            for place, count in enumerate(counters.accepted_at):
+                lines.append(f'vllm:{name}{{engine="0",{labels},position="{place}"}} {float(count)}')
+    for name, histogram, what in _HISTOGRAMS:
+        family(name, "histogram", f"Histogram of {what} in seconds.")
+        for now, labels in labelled:
+            lines += histogram(now.metrics).lines(f"vllm:{name}", labels)
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -4,22 +4,39 @@ A renderer belongs to one answer. What does not change from token to token is re
 `%` of bytes. Events are given without HTTP framing.
 """
 
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
 from fineserve_shapes.simulator import vocabulary
+from fineserve_shapes.simulator.hosting import Hosting
 from fineserve_shapes.simulator.requests import Generation
 
 VLLM_VERSION = "0.32.0"
 FINGERPRINT = f"vllm-{VLLM_VERSION}-51a71a70"
 DONE = b"data: [DONE]\n\n"
+ENGINE_DEAD = (
+    b'data: {"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.", '
+    b'"type": "InternalServerError", "param": null, "code": 500}}\n\n'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a server tells about a complete answer, if it is told to: the times it took, and tokens from its cache."""
+
+    timings: dict[str, float] | None = None
+    cached_tokens: int | None = None
 
 
 class Renderer(Protocol):
     """One answer's bytes. `tokens` counts those of the answer so far, this chunk's included."""
 
     object_id: str
+    varies: bool
+    """Whether chunks in the middle differ in more than their text."""
 
     def opening(self) -> list[bytes]:
         """Events before generation starts."""
@@ -33,13 +50,11 @@ class Renderer(Protocol):
         """A chunk in the middle; `text` is JSON-escaped."""
         ...
 
-    def last(
-        self, text: bytes, tokens: int, ids: list[int], reason: str, metrics: dict[str, float] | None
-    ) -> list[bytes]:
+    def last(self, text: bytes, tokens: int, ids: list[int], reason: str, extras: Extras) -> list[bytes]:
         """The last chunk and all that follows it."""
         ...
 
-    def whole(self, text: str, tokens: int, reason: str, metrics: dict[str, float] | None) -> dict[str, Any]:
+    def whole(self, text: str, tokens: int, reason: str, extras: Extras) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         ...
 
@@ -52,18 +67,24 @@ def _usage(prompt_tokens: int, tokens: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens + tokens, "completion_tokens": tokens}
 
 
+_PLAIN_TAILS = {
+    True: b'"},"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n',
+    False: b'","logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}\n\n',
+}
+"""What follows the text of a chunk in the middle, by whether it is a chat's."""
+
+
 class VllmRenderer:
     """Chunks of vLLM's `/v1/completions` and `/v1/chat/completions`."""
 
-    def __init__(self, request: Generation, request_id: str, model: str, created: int) -> None:
+    def __init__(self, request: Generation, request_id: str, created: int) -> None:
         self._request = request
         self.object_id = ("chatcmpl-" if request.chat else "cmpl-") + request_id
         kind = "chat.completion.chunk" if request.chat else "text_completion"
-        self._common = {"id": self.object_id, "object": kind, "created": created, "model": model}
+        self._common = {"id": self.object_id, "object": kind, "created": created, "model": request.name}
         choice = b',"choices":[{"index":0,"delta":{"content":"' if request.chat else b',"choices":[{"index":0,"text":"'
         self._head = b"data: " + orjson.dumps(self._common)[:-1] + choice
-        self._plain_tail = self._tail(None, [], 0)
-        self._varies = request.continuous_usage or request.prompt_ids is not None
+        self.varies = request.continuous_usage or request.prompt_ids is not None
 
     def opening(self) -> list[bytes]:
         return []
@@ -79,19 +100,18 @@ class VllmRenderer:
         return [_event(value)]
 
     def chunk(self, text: bytes, tokens: int, ids: list[int]) -> bytes:
-        tail = self._tail(None, ids, tokens) if self._varies else self._plain_tail
+        tail = self._tail(None, ids, tokens) if self.varies else _PLAIN_TAILS[self._request.chat]
         return b"%b%b%b" % (self._head, text, tail)
 
-    def last(
-        self, text: bytes, tokens: int, ids: list[int], reason: str, metrics: dict[str, float] | None
-    ) -> list[bytes]:
+    def last(self, text: bytes, tokens: int, ids: list[int], reason: str, extras: Extras) -> list[bytes]:
         events = [self._head + text + self._tail(reason, ids, tokens)]
         if self._request.include_usage:
             usage = _usage(self._request.prompt_tokens, tokens)
             value: dict[str, Any] = self._common | {"choices": [], "usage": usage, "system_fingerprint": FINGERPRINT}
-            if metrics is not None:
-                usage["prompt_tokens_details"] = {"cached_tokens": 0}
-                value["metrics"] = metrics
+            if extras.cached_tokens is not None:
+                usage["prompt_tokens_details"] = {"cached_tokens": extras.cached_tokens}
+            if extras.timings is not None:
+                value["metrics"] = extras.timings
             events.append(_event(value))
         events.append(DONE)
         return events
@@ -116,10 +136,11 @@ class VllmRenderer:
         after_choices = b"," + orjson.dumps(rest)[1:] if rest else b"}"
         return (b'"},' if request.chat else b'",') + orjson.dumps(choice)[1:] + b"]" + after_choices + b"\n\n"
 
-    def whole(self, text: str, tokens: int, reason: str, metrics: dict[str, float] | None) -> dict[str, Any]:
+    def whole(self, text: str, tokens: int, reason: str, extras: Extras) -> dict[str, Any]:
         request = self._request
         end: dict[str, Any] = {"logprobs": None, "finish_reason": reason, "stop_reason": None, "token_ids": None}
-        details: dict[str, Any] = {"prompt_tokens_details": None, "completion_tokens_details": None}
+        cached = None if extras.cached_tokens is None else {"cached_tokens": extras.cached_tokens}
+        details: dict[str, Any] = {"prompt_tokens_details": cached, "completion_tokens_details": None}
         answer: dict[str, Any] = self._common | {"service_tier": None, "system_fingerprint": FINGERPRINT}
         answer["usage"] = _usage(request.prompt_tokens, tokens) | details
         if request.chat:
@@ -138,16 +159,18 @@ class VllmRenderer:
             end |= {"prompt_logprobs": None, "prompt_token_ids": request.prompt_ids, "routed_experts": None}
             answer["choices"] = [{"index": 0, "text": text} | end]
             answer["ec_transfer_params"] = None
-        return answer | {"kv_transfer_params": None, "metrics": metrics}
+        return answer | {"kv_transfer_params": None, "metrics": extras.timings}
 
 
 class TransformersRenderer:
     """Chunks of `transformers serve`: a role chunk at once, usage in an extra empty finish chunk, and no `[DONE]`."""
 
-    def __init__(self, request: Generation, request_id: str, model: str, created: int) -> None:
+    varies = False
+
+    def __init__(self, request: Generation, request_id: str, created: int) -> None:
         self._request = request
         self.object_id = request_id
-        self._rest: dict[str, Any] = {"created": created, "model": model + "@main", "object": "text_completion"}
+        self._rest: dict[str, Any] = {"created": created, "model": request.name + "@main", "object": "text_completion"}
         if request.chat:
             self._rest |= {"object": "chat.completion.chunk", "system_fingerprint": ""}
         opening = b'"choices":[{"delta":{"content":"' if request.chat else b'"choices":[{"index":0,"text":"'
@@ -172,7 +195,7 @@ class TransformersRenderer:
         tokens: int,
         ids: list[int],
         reason: str,
-        metrics: dict[str, float] | None,  # noqa: ARG002
+        extras: Extras,  # noqa: ARG002
     ) -> list[bytes]:
         if self._request.chat:
             end: dict[str, Any] = {"delta": {}, "index": 0, "finish_reason": reason}
@@ -180,7 +203,7 @@ class TransformersRenderer:
             end = {"finish_reason": reason, "index": 0, "text": ""}
         return [self.chunk(text, tokens, ids), self._with(end, usage=self._usage(tokens))]
 
-    def whole(self, text: str, tokens: int, reason: str, metrics: dict[str, float] | None) -> dict[str, Any]:  # noqa: ARG002
+    def whole(self, text: str, tokens: int, reason: str, extras: Extras) -> dict[str, Any]:  # noqa: ARG002
         choice: dict[str, Any] = {"finish_reason": reason, "index": 0}
         choice |= {"message": {"role": "assistant", "content": text}} if self._request.chat else {"text": text}
         answer: dict[str, Any] = {"id": self.object_id, "choices": [choice]} | self._rest
@@ -196,7 +219,7 @@ class TransformersRenderer:
         return _event({"id": self.object_id, "choices": [choice]} | self._rest | more)
 
 
-def model_list(model: str, max_model_len: int, created: int) -> dict[str, Any]:
+def model_list(hosting: Hosting, created: int) -> dict[str, Any]:
     """The body of `/v1/models`."""
     permission = {
         "id": "modelperm-51a71a7051a71a70",
@@ -212,14 +235,17 @@ def model_list(model: str, max_model_len: int, created: int) -> dict[str, Any]:
         "group": None,
         "is_blocking": False,
     }
-    entry = {"id": model, "object": "model", "created": created, "owned_by": "vllm", "root": model, "parent": None}
-    return {"object": "list", "data": [entry | {"max_model_len": max_model_len, "permission": [permission]}]}
+    entries = []
+    for model in hosting:
+        entry = {"object": "model", "created": created, "owned_by": "vllm", "root": model.name, "parent": None}
+        entries.append({"id": model.name} | entry | {"max_model_len": model.max_model_len, "permission": [permission]})
+        for adapter in model.adapters:
+            entry = {"id": adapter} | entry | {"root": adapter, "parent": model.name}
+            entries.append(entry | {"max_model_len": None, "permission": [permission]})
+    return {"object": "list", "data": entries}
 
 
-def tokenized(fields: dict[str, Any], texts: list[str], max_model_len: int) -> dict[str, Any]:
-    """The body of `/tokenize`: of a chat if `messages` are there, else of `prompt`."""
-    tokens = [identifier for text in texts for identifier in vocabulary.token_ids(text)]
-    if "messages" in fields:
-        # the template's tokens have no words: id 0
-        tokens += [0] * (vocabulary.CHAT_MESSAGE_TOKENS * len(texts))
+def tokenized(prompt: Iterable[Hashable], max_model_len: int) -> dict[str, Any]:
+    """The body of `/tokenize`."""
+    tokens = [vocabulary.id_of(token) for token in prompt]
     return {"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": None}

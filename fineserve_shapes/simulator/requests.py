@@ -1,11 +1,13 @@
 """What a client asks for: JSON bodies to values, or the refusal that the real server would send."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from fineserve_shapes.simulator import vocabulary
+from fineserve_shapes.simulator.hosting import HostedModel, Hosting
 
 DEFAULT_MAX_TOKENS = 16  # of completions; a chat may fill the context
 
@@ -15,6 +17,9 @@ class Generation:
     """A valid request for an answer."""
 
     chat: bool
+    model: HostedModel
+    name: str  # by which it was asked for
+    prompt: Sequence[Hashable]  # its tokens: ids, or words
     prompt_tokens: int
     prefill_tokens: int  # what the engine computes of them: all but where a prompt beyond the context is let in
     prompt_ids: tuple[int, ...] | None  # only if the client wants them back
@@ -98,21 +103,21 @@ def message_texts(messages: object) -> list[str]:
     return texts
 
 
-def prompt_of(fields: dict[str, Any]) -> tuple[int, list[int] | str]:
-    """Tokens of a completion's prompt, and the prompt: a text or a list of token ids."""
+def prompt_of(fields: dict[str, Any]) -> Sequence[Hashable]:
+    """The tokens of a completion's prompt: words of a text (one of a text without words), or ids."""
     prompt = fields.get("prompt")
     if prompt is None or prompt in ("", []):
         raise _bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, str):
-        return vocabulary.count_text(prompt), prompt
-    if isinstance(prompt, list) and all(type(item) is int for item in prompt):
+        return vocabulary.words(prompt) or [b""]
+    if isinstance(prompt, list) and set(map(type, prompt)) == {int}:
         if min(prompt) < 0 or max(prompt) >= 1 << 31:
             raise _bad(f"Token id {next(item for item in prompt if not 0 <= item < 1 << 31)} is out of vocabulary")
-        return len(prompt), prompt
+        return prompt
     raise _bad("The simulator answers one prompt per request: a string or one list of token ids.", "prompt")
 
 
-def parse_vllm(body: bytes, *, chat: bool, model: str, max_model_len: int) -> Generation:
+def parse_vllm(body: bytes, *, chat: bool, hosting: Hosting) -> Generation:
     """A request as vLLM reads it: unknown fields are ignored.
 
     Raises
@@ -126,10 +131,12 @@ def parse_vllm(body: bytes, *, chat: bool, model: str, max_model_len: int) -> Ge
         newer = _integer(fields, "max_completion_tokens")
         max_tokens = max_tokens if newer is None else newer
     min_tokens = _integer(fields, "min_tokens") or 0
-    if fields.get("model") not in (None, model):
+    model = hosting.find(fields.get("model"))
+    if model is None:
         # as vLLM: the alias is echoed
-        message = f"The model `{fields['model']!s:.200}` does not exist. Valid aliases: {model}."
+        message = f"The model `{fields['model']!s:.200}` does not exist. Valid aliases: {', '.join(hosting.names)}."
         raise vllm_error(404, "NotFoundError", message, "model")
+    max_model_len = model.max_model_len
     options = fields.get("stream_options")
     stream = bool(fields.get("stream"))
     if options is not None and not stream:
@@ -147,12 +154,8 @@ def parse_vllm(body: bytes, *, chat: bool, model: str, max_model_len: int) -> Ge
             "max_tokens",
             max_tokens,
         )
-    prompt: list[int] | str
-    if chat:
-        texts = message_texts(fields.get("messages"))
-        prompt_tokens, prompt = vocabulary.count_messages(texts), "\n".join(texts)
-    else:
-        prompt_tokens, prompt = prompt_of(fields)
+    prompt = vocabulary.chat_tokens(message_texts(fields.get("messages"))) if chat else prompt_of(fields)
+    prompt_tokens = len(prompt)
     context = f"This model's maximum context length is {max_model_len} tokens. However, "
     if prompt_tokens >= max_model_len:
         raise _bad(
@@ -176,9 +179,12 @@ def parse_vllm(body: bytes, *, chat: bool, model: str, max_model_len: int) -> Ge
         raise _bad(f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}.")
     prompt_ids = None
     if fields.get("return_token_ids"):
-        prompt_ids = tuple(vocabulary.token_ids(prompt) if isinstance(prompt, str) else prompt)
+        prompt_ids = tuple(vocabulary.id_of(token) for token in prompt)
     return Generation(
         chat=chat,
+        model=model,
+        name=fields.get("model") or model.name,
+        prompt=prompt,
         prompt_tokens=prompt_tokens,
         prefill_tokens=prompt_tokens,
         prompt_ids=prompt_ids,
@@ -199,10 +205,10 @@ suffix best_of user frequency_penalty presence_penalty logit_bias tools tool_cho
 _TRANSFORMERS_FIELDS = frozenset(_TRANSFORMERS_FIELDS_TEXT.split())
 
 
-def parse_transformers(body: bytes, *, chat: bool, model: str, max_model_len: int) -> Generation:
+def parse_transformers(body: bytes, *, chat: bool, hosting: Hosting) -> Generation:
     """A request as `transformers serve` reads it: strict about fields, careless about lengths.
 
-    A prompt beyond `max_model_len` is answered all the same (it counts in full, the engine computes what fits).
+    A prompt beyond the model's context is answered all the same (it counts in full, the engine computes what fits).
 
     Raises
     ------
@@ -213,17 +219,20 @@ def parse_transformers(body: bytes, *, chat: bool, model: str, max_model_len: in
     unexpected = sorted(fields.keys() - _TRANSFORMERS_FIELDS)
     if unexpected:
         raise Refusal(422, {"detail": "Unexpected fields in the request: {" + ", ".join(map(repr, unexpected)) + "}"})
-    if fields.get("model") not in (None, model):
-        raise Refusal(400, {"detail": f"Server is pinned to {model!r}; requested {fields['model']!r:.200}."})
+    model = hosting.find(fields.get("model"))
+    if model is None:
+        pinned = hosting.first.name
+        raise Refusal(400, {"detail": f"Server is pinned to {pinned!r}; requested {fields['model']!r:.200}."})
     if chat:
         try:
-            prompt_tokens = vocabulary.count_messages(message_texts(fields.get("messages")))
+            prompt: Sequence[Hashable] = vocabulary.chat_tokens(message_texts(fields.get("messages")))
         except Refusal:
             raise Refusal(422, {"detail": "messages must be a list with at least one message."}) from None
     else:
         if not isinstance(fields.get("prompt"), str):
             raise Refusal(400, {"detail": "prompt must be a string."})
-        prompt_tokens = vocabulary.count_text(fields["prompt"])
+        prompt = vocabulary.words(fields["prompt"]) or [b""]
+    prompt_tokens = len(prompt)
     stream = bool(fields.get("stream"))
     max_tokens = fields.get("max_completion_tokens" if chat else "max_tokens", fields.get("max_tokens"))
     if max_tokens is None:
@@ -233,11 +242,14 @@ def parse_transformers(body: bytes, *, chat: bool, model: str, max_model_len: in
     if max_tokens < 1:
         message = f"`max_new_tokens` must be greater than 0, but is {max_tokens}."
         raise Refusal(200, {"error": message}, in_stream=True) if stream else Refusal(500, {"error": message})
-    max_tokens = min(max_tokens, max_model_len - 1)
+    max_tokens = min(max_tokens, model.max_model_len - 1)
     return Generation(
         chat=chat,
+        model=model,
+        name=model.name,
+        prompt=prompt,
         prompt_tokens=prompt_tokens,
-        prefill_tokens=min(prompt_tokens, max_model_len - max_tokens),
+        prefill_tokens=min(prompt_tokens, model.max_model_len - max_tokens),
         prompt_ids=None,
         max_tokens=max_tokens,
         min_tokens=0,

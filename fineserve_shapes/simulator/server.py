@@ -7,7 +7,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -16,10 +16,22 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import metrics as prometheus
 from fineserve_shapes.simulator.alarm import Alarm
 from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
+from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
-from fineserve_shapes.simulator.faults import HTTP_FAULTS, STREAM_FAULTS, CloseDelimited, FaultDraw, FaultShares
-from fineserve_shapes.simulator.metrics import Metrics
-from fineserve_shapes.simulator.model import Engine, Sequence
+from fineserve_shapes.simulator.engine import Engine, Sequence
+from fineserve_shapes.simulator.faults import (
+    BENT,
+    DOWN,
+    HEADER,
+    HTTP_FAULTS,
+    FaultDraw,
+    FaultShares,
+    FaultWindow,
+    HttpFault,
+)
+from fineserve_shapes.simulator.hosting import HostedModel, Hosting
+from fineserve_shapes.simulator.idleness import Idleness
+from fineserve_shapes.simulator.metrics import Gauged
 from fineserve_shapes.simulator.rendering import VLLM_VERSION, TransformersRenderer, VllmRenderer, model_list, tokenized
 from fineserve_shapes.simulator.requests import (
     Generation,
@@ -30,7 +42,9 @@ from fineserve_shapes.simulator.requests import (
     parse_vllm,
     vllm_error,
 )
+from fineserve_shapes.simulator.streamfaults import CloseDelimited
 from fineserve_shapes.simulator.truth import TruthLog
+from fineserve_shapes.simulator.vocabulary import Vocabulary, chat_tokens, words
 
 LONGEST_REQUEST_ID = 256
 MANY_ALLOCATIONS = 1_000_000
@@ -39,43 +53,52 @@ GATHER_S = 1e-4
 
 A wake-up costs as much as writing a chunk: at 20,000 chunks/s of streams that are not in step it was a third of the time.
 """
+LOOK_EVERY_S = 0.02
+"""How exactly a restart keeps its time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the server is, apart from its engine."""
 
-    model: str
-    max_model_len: int
     transformers: bool
+    vocabulary: Vocabulary
     limits: Limits
     faults: FaultShares
+    fault_windows: tuple[FaultWindow, ...]
+    loading_s: float
     seed: int
     eos_probability: float
     stream_interval: int
     per_request_metrics: bool
+    prompt_tokens_details: bool
     api_key: str | None
 
 
 class Simulator:
     """Serves connections with the tokens of an engine. Lives in one asyncio loop, on one core."""
 
-    def __init__(self, settings: Settings, engine: Engine, truth: TruthLog | None) -> None:
+    def __init__(self, settings: Settings, hosting: Hosting, truth: TruthLog | None) -> None:
         self.loop = asyncio.get_running_loop()
-        self.metrics = Metrics()
+        self.vocabulary = settings.vocabulary
+        self.prompt_tokens_details = settings.prompt_tokens_details
         self.per_request_metrics = settings.per_request_metrics
         self.stream_interval = settings.stream_interval
-        self.log_chunks = truth is not None
         self._settings = settings
-        self._engine = engine
+        self._hosting = hosting
+        self._engines = hosting.engines
         self._truth = truth
         self._alarm = Alarm(self.loop, self._step)
-        self._answers: dict[Sequence, Answer] = {}
+        self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[Connection] = set()
-        self._faults = FaultDraw(settings.faults, settings.seed)
-        self._draws = bool(settings.faults.shares) or settings.eos_probability > 0.0
+        self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
+        self._faults = FaultDraw(settings.faults, settings.fault_windows, settings.seed)
+        self._draws = bool(settings.faults.shares or settings.fault_windows) or settings.eos_probability > 0.0
+        self._began_s = time.perf_counter()
+        self._ready_s = self._began_s + settings.loading_s
         self._ids = random.Random(f"{settings.seed}/ids")
         self._submitted_s = 0.0
+        self._woken_s = 0.0
         self._started = int(time.time())
         self._routes: dict[tuple[str, str], Callable[[Connection, HttpRequest], None]] = {
             ("POST", "/v1/completions"): self._completion,
@@ -94,12 +117,32 @@ class Simulator:
 
     def connect(self) -> Connection:
         """The protocol of a new connection."""
-        return Connection(self.loop, self.handle, self._connections, self._settings.limits)
+        return Connection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
+
+    @property
+    def down(self) -> bool:
+        """Whether there should be no server at this moment."""
+        now_s = time.perf_counter() - self._began_s
+        windows = self._settings.fault_windows
+        return any(window.kind == DOWN and window.start_s <= now_s < window.end_s for window in windows)
+
+    def restart(self) -> None:
+        """Lose all that a process loses that is killed: answers, connections and caches. It loads its models anew."""
+        for connection in list(self._connections):
+            connection.reset()
+        for engine in self._engines:
+            engine.forget()
+        self._ready_s = math.inf
+
+    def restarted(self) -> None:
+        """It listens again."""
+        self._ready_s = time.perf_counter() + self._settings.loading_s
 
     def close(self) -> None:
         """Drop all connections; their answers count as aborted."""
         for connection in list(self._connections):
             connection.drop()
+        self._idleness.close()
         self._alarm.close()
 
     def collect_garbage(self) -> None:
@@ -115,23 +158,23 @@ class Simulator:
 
     def resume(self, answer: Answer) -> None:
         """Let the engine generate as many tokens again, without a prompt."""
-        del self._answers[answer.sequence]
+        self._forget(answer)
         answer.sequence = Sequence(1, answer.sequence.output_tokens)
         # later: this comes from the midst of handing out tokens, and submitting hands out more
         self.loop.call_soon(self._submit, answer)
 
     def release(self, answer: Answer) -> None:
-        if self._answers.pop(answer.sequence, None) is not None:
-            if answer.sequence.generated < answer.sequence.output_tokens:
-                self._engine.abort(answer.sequence)
-            self._alarm.set(self._engine.next_s())
+        if self._forget(answer) and answer.sequence.generated < answer.sequence.output_tokens:
+            answer.request.model.engine.abort(answer.sequence)
+
+    def _forget(self, answer: Answer) -> bool:
+        known = answer.sequence.answer is answer
+        answer.sequence.answer = None
+        self._answers.discard(answer)
+        return known
 
     def ended(self, answer: Answer) -> None:
-        self.metrics.finished[answer.finish_reason or ("abort" if answer.aborted else "error")] += 1
-        now_s = time.perf_counter()
-        self.metrics.e2e.observe(now_s - answer.received_s)
-        admitted_s = answer.sequence.admitted_s
-        self.metrics.queue.observe((now_s if admitted_s is None else admitted_s) - answer.received_s)
+        answer.count_end(time.perf_counter())
         if self._truth is not None:
             self._truth.add(answer.truth())
 
@@ -143,25 +186,24 @@ class Simulator:
         # never backwards: a request that waited on its connection was received before others that were submitted
         now_s = time.perf_counter() if received_s is None else max(received_s, self._submitted_s)
         self._submitted_s = now_s
-        self._emit(now_s)
-        self._answers[answer.sequence] = answer
-        self._engine.submit(answer.sequence, now_s)
-        self._alarm.set(self._engine.next_s())
+        engine = answer.request.model.engine
+        write_tokens(engine.advance(now_s))
+        self._answers.add(answer)
+        answer.sequence.answer = answer
+        engine.submit(answer.sequence, now_s)
+        self._arm(engine)
 
     def _step(self) -> None:
-        now_s = time.perf_counter()
-        self._emit(now_s)
-        next_s = self._engine.next_s()
-        self._alarm.set(None if next_s is None else max(next_s, now_s + GATHER_S))
+        self._woken_s = now_s = time.perf_counter()
+        for engine in self._engines:
+            write_tokens(engine.advance(now_s))
+            self._arm(engine)
 
-    def _emit(self, until_s: float) -> None:
-        answers = self._answers
-        tokens = self._engine.advance(until_s)
-        self.metrics.generation_tokens += len(tokens)
-        for due_s, sequence in tokens:
-            # it may have gone meanwhile, in the course of these very tokens
-            if (answer := answers.get(sequence)) is not None:
-                answer.token(due_s)
+    def _arm(self, engine: Engine) -> None:
+        # what was due at an earlier time and has gone leaves an alarm for nothing, which does no harm
+        next_s = engine.next_s()
+        if next_s is not None:
+            self._alarm.advance(max(next_s, self._woken_s + GATHER_S))
 
     # requests
 
@@ -194,24 +236,31 @@ class Simulator:
         )
         parse = parse_transformers if settings.transformers else parse_vllm
         try:
-            generation = parse(request.body, chat=chat, model=settings.model, max_model_len=settings.max_model_len)
+            generation = parse(request.body, chat=chat, hosting=self._hosting)
         except Refusal as refusal:
             self._refuse(connection, request, request_id, refusal, None)
             return
-        kind, rng = self._faults.draw(request_id) if self._draws else (None, None)
+        if request.received_s < self._ready_s:
+            loading = vllm_error(503, "ServiceUnavailableError", "Loading model")
+            self._refuse(connection, request, request_id, loading, None)
+            return
+        kind, rng = None, None
+        asked = request.headers.get(HEADER)
+        if self._draws or asked is not None:
+            kind, rng = self._faults.draw(request_id, request.received_s - self._began_s, asked)
         if kind is not None and kind in HTTP_FAULTS:
-            status, name, headers = HTTP_FAULTS[kind]
-            asked = vllm_error(status, name, "The simulator was asked to refuse this request.")
-            self._refuse(connection, request, request_id, asked, kind, headers)
+            fault = HTTP_FAULTS[kind]
+            told = vllm_error(fault.status, fault.name, "The simulator was asked to refuse this request.")
+            self._refuse(connection, request, request_id, told, kind, fault)
             return
         if not generation.stream:
             answer_class: type[Answer] = WholeAnswer
         elif kind is not None:
-            answer_class = STREAM_FAULTS[kind]
+            answer_class = BENT[kind]
         else:
             answer_class = CloseDelimited if request.http_1_0 else StreamAnswer
         render = TransformersRenderer if settings.transformers else VllmRenderer
-        renderer = render(generation, request_id, settings.model, int(time.time()))
+        renderer = render(generation, request_id, int(time.time()))
         answer = answer_class(self, connection, renderer, generation, request_id, request.received_s)
         if rng is not None:
             self._draw_details(answer, generation, rng)
@@ -235,33 +284,44 @@ class Simulator:
         request: HttpRequest,
         request_id: str,
         refusal: Refusal,
-        fault: str | None,
-        headers: Mapping[str, str] | None = None,
+        kind: str | None,
+        fault: HttpFault | None = None,
     ) -> None:
         if refusal.in_stream:
             body = b"data: " + orjson.dumps(refusal.body) + b"\n\n"
             connection.respond(200, body, "text/event-stream; charset=utf-8", {"x-request-id": request_id})
+        elif fault is not None and fault.body is not None:
+            fields = {"x-request-id": request_id, **fault.headers}
+            connection.respond(fault.status, fault.body, fault.content_type, fields)
         else:
-            fields = {"x-request-id": request_id} | dict(headers or {})
+            fields = {"x-request-id": request_id, **(fault.headers if fault is not None else {})}
             connection.respond(refusal.status, orjson.dumps(refusal.body), headers=fields)
         if self._truth is not None:
             line = {"request_id": request_id, "received_s": request.received_s, "prompt_tokens": None}
             line |= {"max_tokens": None, "output_tokens": 0, "chunk_due_s": [], "chunk_written_s": []}
-            line |= {"status": refusal.status, "finish_reason": None, "aborted": False, "fault": fault}
+            line |= {"status": refusal.status, "finish_reason": None, "aborted": False, "fault": kind}
             self._truth.add(line)
         connection.done()
 
     def _models(self, connection: Connection, _: HttpRequest) -> None:
-        self._json(connection, model_list(self._settings.model, self._settings.max_model_len, self._started))
+        self._json(connection, model_list(self._hosting, self._started))
 
     def _health(self, connection: Connection, _: HttpRequest) -> None:
-        connection.respond(200, b"")
+        connection.respond(200 if time.perf_counter() >= self._ready_s else 503, b"")
         connection.done()
 
     def _metrics(self, connection: Connection, _: HttpRequest) -> None:
-        text = self.metrics.render(self._engine, self._settings.model)
+        text = prometheus.render([self._gauged(model) for model in self._hosting])
         connection.respond(200, text.encode(), prometheus.CONTENT_TYPE)
         connection.done()
+
+    def _gauged(self, model: HostedModel) -> Gauged:
+        answers = [answer for answer in self._answers if answer.request.model is model]
+        for answer in answers:
+            answer.count()
+        running = sum(answer.sequence.running for answer in answers)
+        engine = model.engine
+        return Gauged(model.name, model.metrics, engine.counters, running, len(answers) - running, engine.kv_usage)
 
     def _version(self, connection: Connection, _: HttpRequest) -> None:
         self._json(connection, {"version": VLLM_VERSION})
@@ -272,16 +332,17 @@ class Simulator:
     def _tokenize(self, connection: Connection, request: HttpRequest) -> None:
         try:
             fields = load_object(request.body, transformers=False)
+            model = self._hosting.find(fields.get("model")) or self._hosting.first
             if "messages" in fields:
-                texts = message_texts(fields["messages"])
+                prompt = chat_tokens(message_texts(fields["messages"]))
             elif isinstance(fields.get("prompt"), str):
-                texts = [fields["prompt"]]
+                prompt = list(words(fields["prompt"]))
             else:
                 raise vllm_error(400, "Bad Request", "1 validation error:\n  prompt must be a string", "body.prompt")
         except Refusal as refusal:
             self._json(connection, refusal.body, refusal.status)
             return
-        self._json(connection, tokenized(fields, texts, self._settings.max_model_len))
+        self._json(connection, tokenized(prompt, model.max_model_len))
 
     def _json(self, connection: Connection, value: object, status: int = 200) -> None:
         connection.respond(status, orjson.dumps(value))
@@ -289,14 +350,14 @@ class Simulator:
 
 
 async def serve(
-    settings: Settings, engine: Engine, truth: TruthLog | None, host: str, port: int, parent_gone: Callable[[], bool]
+    settings: Settings, hosting: Hosting, truth: TruthLog | None, host: str, port: int, parent_gone: Callable[[], bool]
 ) -> None:
     """Listen, say so on standard output, and serve until SIGTERM, SIGINT or the end of the parent."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    simulator = Simulator(settings, engine, truth)
+    simulator = Simulator(settings, hosting, truth)
     try:
         server = await loop.create_server(simulator.connect, host, port, backlog=4096)
     except OSError as error:
@@ -308,13 +369,20 @@ async def serve(
     gc.collect()
     gc.freeze()
     gc.disable()
-    print(f"listening on http://{shown}:{address[1]} (model {settings.model})", flush=True)
+    print(f"listening on http://{shown}:{address[1]} (model {hosting.first.name})", flush=True)
+    restarts = bool(settings.fault_windows)
     while not stopped.is_set() and not parent_gone():
         try:
-            async with asyncio.timeout(0.25):
+            async with asyncio.timeout(LOOK_EVERY_S if restarts else 0.25):
                 await stopped.wait()
         except TimeoutError:
             simulator.collect_garbage()
+        if simulator.down and server.is_serving():
+            server.close()
+            simulator.restart()
+        elif not simulator.down and not server.is_serving():
+            server = await loop.create_server(simulator.connect, host, address[1], backlog=4096, reuse_address=True)
+            simulator.restarted()
     server.close()
     simulator.close()
     # one turn of the loop, so that connections close before it does

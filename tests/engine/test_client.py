@@ -53,7 +53,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[SimulatorProcess]:
-    with SimulatorProcess(ttft_ms=400, itl_ms=50) as simulator:
+    with SimulatorProcess(ttft_ms=400, itl_ms=50, hostile_text=True) as simulator:
         yield simulator
 
 

@@ -33,4 +33,4 @@ def vllm(simulate: Callable[..., Client]) -> Client:
 
 @pytest.fixture
 def transformers(simulate: Callable[..., Client]) -> Client:
-    return simulate(model="tiny", max_model_len=2048, ttft_ms=5, itl_ms=1, dialect="transformers")
+    return simulate(model="tiny", max_model_len=2048, ttft_ms=5, itl_ms=1, dialect="transformers", hostile_text=True)

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.simulator.model import BatchEngine, ConstantEngine, Engine, EngineParameters, Sequence
+from fineserve_shapes.simulator.batching import BatchEngine, EngineParameters
+from fineserve_shapes.simulator.engine import Engine, Sequence
+from fineserve_shapes.simulator.schedule import ConstantEngine
 
 KV_TOKENS = 120
 
@@ -33,8 +35,8 @@ def drive(engine: Engine, load: list[tuple[float, int, int]], limits: EnginePara
             if limits is not None:
                 assert engine.running <= limits.max_num_seqs
                 assert engine.kv_usage <= 1.0
-            for due_s, sequence in engine.advance(next_s):
-                run.tokens.append((due_s, index[sequence]))
+            for due_s, sequence, count in engine.advance(next_s):
+                run.tokens += [(due_s, index[sequence])] * count
                 run.first_s.setdefault(index[sequence], due_s)
 
     for number, (arrival_s, prompt, output) in enumerate(load):
@@ -63,6 +65,7 @@ parameters = st.builds(
     max_num_seqs=st.integers(1, 6),
     max_num_batched_tokens=st.integers(6, 80),
     kv_cache_tokens=st.just(KV_TOKENS),
+    block_tokens=st.sampled_from([1, 5]),
     jitter=st.sampled_from([0.0, 0.3]),
     tail_probability=st.sampled_from([0.0, 0.1]),
 )
@@ -122,7 +125,7 @@ def test_an_aborted_sequence_gets_no_further_token_and_frees_its_slots(
         engine.abort(sequence)
     after = []
     while (next_s := engine.next_s()) is not None:
-        after += [sequence for _, sequence in engine.advance(next_s)]
+        after += [sequence for _, sequence, _ in engine.advance(next_s)]
     assert not aborted & set(after)
     assert all(sequence.generated == sequence.output_tokens for sequence in set(sequences) - aborted)
     assert (engine.running, engine.waiting, engine.kv_usage) == (0, 0, 0.0)
@@ -130,9 +133,9 @@ def test_an_aborted_sequence_gets_no_further_token_and_frees_its_slots(
 
 def test_a_full_cache_preempts_the_last_admitted_which_is_computed_anew() -> None:
     """Two sequences of 50 + 50 tokens in 120 slots: the younger yields, and still gets all its tokens."""
-    engine = BatchEngine(EngineParameters(kv_cache_tokens=KV_TOKENS, jitter=0.0), random.Random(0))
+    engine = BatchEngine(EngineParameters(kv_cache_tokens=KV_TOKENS, block_tokens=1, jitter=0.0), random.Random(0))
     run = drive(engine, [(0.0, 50, 50), (0.0, 50, 50)])
-    assert engine.preemptions == 1
+    assert engine.counters.preemptions == 1
     assert [sequence.preempted for sequence in run.sequences] == [0, 1]
     assert [index for _, index in run.tokens].count(1) == 50
 
@@ -165,7 +168,7 @@ def test_late_calls_do_not_move_the_schedule() -> None:
     engine = BatchEngine(EngineParameters(), random.Random(5))
     for arrival_s, prompt_tokens, output in load:
         engine.submit(Sequence(prompt_tokens, output), arrival_s)
-    assert [due_s for due_s, _ in engine.advance(1e9)] == [due_s for due_s, _ in prompt]
+    assert [due_s for due_s, _, _ in engine.advance(1e9)] == [due_s for due_s, _ in prompt]
 
 
 def test_jitter_keeps_the_mean_and_tails_lengthen() -> None:
@@ -185,7 +188,7 @@ def test_jitter_keeps_the_mean_and_tails_lengthen() -> None:
 
 
 def test_what_can_never_fit_is_refused() -> None:
-    engine = BatchEngine(EngineParameters(kv_cache_tokens=10), random.Random(0))
+    engine = BatchEngine(EngineParameters(kv_cache_tokens=10, block_tokens=1), random.Random(0))
     with pytest.raises(ValueError, match=r"8 \+ 3 tokens do not fit in the KV cache of 10"):
         engine.submit(Sequence(8, 3), 0.0)
 
@@ -199,6 +202,10 @@ def test_what_can_never_fit_is_refused() -> None:
         ({"max_num_batched_tokens": 100}, "--max-num-seqs 256"),
         ({"tail_probability": 1.5}, "in 0..1, got 1.5"),
         ({"tail_shape": 0.0}, "must be positive"),
+        ({"block_tokens": 0}, "must have at least 1"),
+        ({"draft_tokens": -1}, "0 tokens or more, got -1"),
+        ({"draft_tokens": 9}, "--max-num-seqs 256 and --draft-tokens 9"),
+        ({"draft_acceptance": 1.1}, r"in 0..1, got 1.1 \(--draft-acceptance\)"),
     ],
 )
 def test_impossible_engines_are_refused(wrong: dict[str, float], message: str) -> None:
@@ -231,5 +238,5 @@ def test_an_aborted_constant_stream_ends() -> None:
     assert engine.running == 2
     engine.advance(0.13)
     engine.abort(gone)
-    assert [sequence for _, sequence in engine.advance(10.0)] == [stays] * 3
+    assert [sequence for _, sequence, _ in engine.advance(10.0)] == [stays] * 3
     assert engine.next_s() is None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from simulator_client import Client, payloads, read_all
 
-from fineserve_shapes.simulator.vocabulary import TOKEN_IDS, TOKEN_TEXTS, count_text, token_ids
+from fineserve_shapes.simulator.vocabulary import HOSTILE, PLAIN, Vocabulary, id_of, words
 
 # fmt: off
 VLLM_CHUNK = r'{"id":"cmpl-98fb6cd2bd0705ab","object":"text_completion","created":1795328387,"model":"tiny","choices":[{"index":0,"text":"hen","logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}'  # noqa: E501
@@ -80,7 +80,7 @@ def test_token_ids_are_returned_when_asked_for(vllm: Client) -> None:
     assert shape(first) == shape_of(VLLM_TOKEN_IDS)
     assert first["choices"][0]["prompt_token_ids"] == [767, 580]
     assert second["choices"][0]["prompt_token_ids"] is None
-    assert second["choices"][0]["token_ids"] == token_ids(second["choices"][0]["text"])
+    assert second["choices"][0]["token_ids"] == [id_of(word) for word in words(second["choices"][0]["text"])]
 
 
 def test_a_chat_streams_as_vllm_does(vllm: Client) -> None:
@@ -112,10 +112,10 @@ def test_whole_answers_have_vllms_keys(vllm: Client) -> None:
     assert answer.keys() == captured.keys()
     assert answer["choices"][0].keys() == captured["choices"][0].keys()
     assert answer["usage"] == captured["usage"]
-    assert count_text(answer["choices"][0]["text"]) == 8
+    assert len(words(answer["choices"][0]["text"])) == 8
     _, _, body = vllm.post("/v1/chat/completions", CHAT)
     message = json.loads(body)["choices"][0]["message"]
-    assert (message["role"], count_text(message["content"])) == ("assistant", 8)
+    assert (message["role"], len(words(message["content"]))) == ("assistant", 8)
 
 
 def test_streamed_and_whole_answers_say_the_same(vllm: Client) -> None:
@@ -136,7 +136,7 @@ def test_a_stream_interval_gathers_tokens(simulate: Callable[..., Client]) -> No
     """As vLLM with --stream-interval 5: 12 tokens come as 1, 5, 5, 1."""
     client = simulate(model="tiny", ttft_ms=5, itl_ms=1, stream_interval=5)
     chunks = client.events("/v1/completions", COMPLETION | {"max_tokens": 12})[:-1]
-    assert [count_text(chunk["choices"][0]["text"]) for chunk in chunks] == [1, 5, 5, 1]
+    assert [len(words(chunk["choices"][0]["text"])) for chunk in chunks] == [1, 5, 5, 1]
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,26 @@ def test_tokenize_agrees_with_usage(vllm: Client) -> None:
     assert vllm.post("/tokenize", {"prompt": 5})[0] == 400
 
 
-def test_every_generated_token_counts_as_one() -> None:
-    assert [token_ids(text) for text in TOKEN_TEXTS] == [[identifier] for identifier in TOKEN_IDS]
+@pytest.mark.parametrize("vocabulary", [PLAIN, HOSTILE])
+def test_every_generated_token_counts_as_one(vocabulary: Vocabulary) -> None:
+    assert [[id_of(word) for word in words(text)] for text in vocabulary.texts] == [[token] for token in vocabulary.ids]
+
+
+def test_text_is_plain_unless_hostile_text_is_asked_for(vllm: Client, simulate: Callable[..., Client]) -> None:
+    """Plain text has one way to be split into lines and needs no escapes; hostile text has neither."""
+    hostile = simulate(model="tiny", ttft_ms=1, itl_ms=0, hostile_text=True)
+    bodies = [
+        b"".join(
+            client.post("/v1/completions", COMPLETION | {"stream": True, "max_tokens": 16}, X_Request_Id=f"r{n}")[2]
+            for n in range(40)
+        )
+        for client in (vllm, hostile)
+    ]
+    plain, hostile_body = (body.decode() for body in bodies)
+    assert plain.splitlines() == plain.split("\n")[:-1]
+    assert "\\" not in plain
+    assert len(hostile_body.splitlines()) > hostile_body.count("\n")
+    assert "\\" in hostile_body
 
 
 def test_metrics_have_vllms_names_and_count(simulate: Callable[..., Client]) -> None:
@@ -460,6 +478,23 @@ def test_what_is_too_large_or_no_request_is_refused_and_closed(
     with socket.create_connection(("127.0.0.1", client.simulator.port), timeout=10) as sock:
         sock.sendall(request_bytes)
         assert read_all(sock).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_client_that_reads_late_gets_every_token_in_its_place(simulate: Callable[..., Client]) -> None:
+    """More than the sockets hold is written while nobody reads; all of it comes, in order, other streams unharmed."""
+    client = simulate(ttft_ms=1, itl_ms=0)
+    late = client.raw("/v1/completions", {"prompt": "a", "max_tokens": 20_000, "stream": True}, "same")
+    time.sleep(0.3)
+    short = client.events("/v1/completions", {"prompt": "a", "max_tokens": 20}, X_Request_Id="same")
+    data = b""
+    while not data.endswith(b"\r\n0\r\n\r\n"):
+        data += late.recv(1 << 20)
+    late.close()
+    body = re.sub(rb"(?:\r\n)?[0-9a-f]+\r\n(data:|$)", rb"\1", data.partition(b"\r\n\r\n")[2])
+    texts = [event["choices"][0]["text"] for event in payloads(body.removesuffix(b"\r\n0\r\n\r\n"))[:-1]]
+    assert len(texts) == 20_000
+    assert texts[:20] == [event["choices"][0]["text"] for event in short[:-1]]
+    assert texts[16:] == texts[:-16]  # an answer's words repeat after 16
 
 
 def test_a_client_that_expects_100_continue_is_told_to(vllm: Client) -> None:
