@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -100,8 +102,29 @@ def _find(file: TraceFile, options: TraceOptions, role: int) -> str:
     known = list(dict.fromkeys(form.columns[role] for form in FORMS)) if name is None else [name]
     present = [candidate for candidate in known if candidate in file.names]
     if not present:
-        raise InputError(f"{file.path}: no column {' or '.join(known)} ({ROLES[role]}); it has {listed(file.names)}")
+        raise InputError(f"{file.path}: no column {' or '.join(known)} ({ROLES[role]}); it has {_described(file)}")
     return present[0]
+
+
+def _described(file: TraceFile) -> str:
+    """The columns that a file has, as they are written, and the flags that take those that may be meant."""
+    text = listed(file.names)
+    if file.header is not None:
+        text += f": the header is {shortened(file.header, 200)!r}"
+        if len(file.names) == 1:
+            text += ", with neither a comma nor ; or tab or | between names"
+    flags = []
+    for role in range(3):
+        known = [form.columns[role] for form in FORMS]
+        meant = {_plainly(name) for name in known}
+        if not set(known) & set(file.names):
+            flags += [f"{ROLES[role]} {shlex.quote(name)}" for name in file.names if _plainly(name) in meant][:1]
+    return f"{text}; is it {' '.join(flags)}?" if flags else text
+
+
+def _plainly(name: str) -> str:
+    """A name without what people write differently: case, blanks, underscores, hyphens."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def _check(file: TraceFile, options: TraceOptions, found: Iterable[str]) -> None:

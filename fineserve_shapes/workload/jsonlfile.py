@@ -29,6 +29,8 @@ from fineserve_shapes.workload.tracefile import (
 class JsonlFile:
     """The keys of the first object name the columns; a key that a later object lacks is a missing value."""
 
+    header: str | None = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         first = next(self._objects(), None)

@@ -37,6 +37,8 @@ class ParquetFile:
     mark: what `fineserve trace convert` says of a file that it wrote.
     """
 
+    header: str | None = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.stat().st_size == 0:
