@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -21,14 +20,13 @@ from fineserve_shapes.workload.tracefile import (
     Wanted,
     date_ticks,
     listed_ids,
+    no_number,
     open_bytes,
     readable,
     shortened,
-    wrong_value,
 )
 
 SEPARATORS = (",", ";", "\t", "|")
-DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 
 
 class CsvFile:
@@ -175,5 +173,4 @@ class CsvFile:
             message = " ".join(str(error).split())
             return InputError(f"{self.path}: rows {first_row + 1} to {first_row + len(frame)}: {message}")
         row, name, text = min(wrong)
-        complaint = "is no number" + (" (it takes a decimal point)" if DECIMAL_COMMA.fullmatch(text) else "")
-        return wrong_value(self, first_row + row, name, text, complaint)
+        return no_number(self, first_row + row, name, text)

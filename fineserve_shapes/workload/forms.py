@@ -67,6 +67,9 @@ FORMS = (
     Form("the Azure form", TraceColumns("TIMESTAMP", "ContextTokens", "GeneratedTokens"), None),
 )
 
+# Columns whose presence decides what a file is taken for.
+TELLING = frozenset({PREFIX_COLUMN}).union(*(form.further | form.without | set(form.columns) for form in FORMS))
+
 
 def form_of(file: TraceFile, columns: TraceColumns) -> Form | None:
     """The published form of a file in which these columns were found; None where it has none that we know."""
