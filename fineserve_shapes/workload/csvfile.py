@@ -36,6 +36,8 @@ class CsvFile:
     of these kinds. Every row has as many fields as there are names; what is beyond them, in the header too, is empty.
     """
 
+    stored_block_tokens: int | None = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.separator, names = self._header()

@@ -91,6 +91,21 @@ def find_columns(file: TraceFile, options: TraceOptions) -> TraceColumns:
     return TraceColumns(*found)
 
 
+def find_prefixes(file: TraceFile, columns: TraceColumns, options: TraceOptions) -> int | None:
+    """How many tokens stand behind each id of a shared block: what was asked for, what the file says, what is usual for
+    its form; None where it has no such ids."""
+    if PREFIX_COLUMN not in file.names:
+        if options.prefix_block_tokens is not None:
+            raise InputError(
+                f"{file.path}: no column {PREFIX_COLUMN} (--prefix-block-tokens); it has {listed(file.names)}"
+            )
+        return None
+    form = form_of(file, columns)
+    return (
+        options.prefix_block_tokens or file.stored_block_tokens or (BLOCK_TOKENS if form is None else form.block_tokens)
+    )
+
+
 def find_length_columns(file: TraceFile, options: TraceOptions) -> tuple[str, str]:
     """The columns of the lengths alone."""
     found = _find(file, options, 1), _find(file, options, 2)
@@ -131,9 +146,15 @@ def _plainly(name: str) -> str:
 
 
 def _check(file: TraceFile, options: TraceOptions, found: Iterable[str]) -> None:
-    """That the columns and those of the filters are there, once each."""
+    """That the columns and those of the filters are there, once each, and that there is one column of ids at most."""
     for name in (*found, *options.filters):
         if name not in file.names:
             raise InputError(f"{file.path}: no column {name} to filter by (--{name}); it has {listed(file.names)}")
         if file.names.count(name) > 1:
-            raise InputError(f"{file.path}: column {shortened(name)} comes {file.names.count(name)} times")
+            raise _twice(file, name)
+    if file.names.count(PREFIX_COLUMN) > 1:
+        raise _twice(file, PREFIX_COLUMN)
+
+
+def _twice(file: TraceFile, name: str) -> InputError:
+    return InputError(f"{file.path}: column {shortened(name)} comes {file.names.count(name)} times")

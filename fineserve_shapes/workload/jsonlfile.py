@@ -39,6 +39,7 @@ class JsonlFile:
     """
 
     header: str | None = None
+    stored_block_tokens: int | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path

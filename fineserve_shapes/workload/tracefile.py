@@ -64,6 +64,7 @@ class TraceFile(Protocol):
     path: Path
     names: tuple[str, ...]
     header: str | None  # the line that names the columns, where there is one
+    stored_block_tokens: int | None  # tokens behind each id of a shared block, where the file says so
 
     def head(self, column: str) -> list[object]:
         """Values of a column as they are written, without the missing ones, of the first `PEEK_ROWS` rows; where these
