@@ -83,6 +83,8 @@ TRACE = (
     Option("--input-length-column", "column of the prompt lengths in tokens, if not a known name"),
     Option("--output-length-column", "column of the output lengths in tokens, if not a known name"),
     Option("--timestamp-unit", "unit of the arrival times", "auto", UNITS),
+    Option("--prefix-block-tokens", "prompt tokens behind each of a trace's hash_ids, if not its form's (Mooncake: 512,"
+           " Bailian: 16)"),
     Option("--max-model-len", "the model's context in tokens; without it lengths are replayed as they are"),
     Option("--missing-timestamp", "rows without a timestamp", "drop", ("drop", "error")),
     Option("--below-one", "rows with a length below 1", "drop", ("drop", "clamp", "error")),
@@ -322,6 +324,7 @@ def trace_options(values: Values) -> TraceOptions:
         input_length_column=values.text("--input-length-column"),
         output_length_column=values.text("--output-length-column"),
         timestamp_unit=values.text("--timestamp-unit") or "auto",
+        prefix_block_tokens=values.count("--prefix-block-tokens"),
         max_model_len=values.count("--max-model-len"),
         missing_timestamp=values.text("--missing-timestamp") or "drop",
         below_one=values.text("--below-one") or "drop",

@@ -23,6 +23,7 @@ from fineserve_shapes.workload.lengths import RecordedPairs
 from fineserve_shapes.workload.parametric import open_parametric
 from fineserve_shapes.workload.parametricoptions import ParametricOptions
 from fineserve_shapes.workload.plan import Plan
+from fineserve_shapes.workload.prefixblocks import BLOCK_TOKENS
 from fineserve_shapes.workload.replay import trace_plan
 from fineserve_shapes.workload.synthetic import synthetic_plan
 from fineserve_shapes.workload.trace import Trace, open_trace
@@ -213,7 +214,9 @@ def _convert(args: argparse.Namespace) -> int:
     survey = convert(args.file, args.out, options.trace_options(values), scaling)
     for warning in survey.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{survey.line()}\nwrote {args.out}")
+    tokens = survey.prefix_block_tokens
+    untold = tokens not in (None, BLOCK_TOKENS) and args.out.suffix.lower() != ".parquet"
+    print(f"{survey.line()}\nwrote {args.out}" + (f": read it with --prefix-block-tokens {tokens}" if untold else ""))
     return 0
 
 

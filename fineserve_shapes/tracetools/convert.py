@@ -22,7 +22,7 @@ from fineserve_shapes.tracetools.writing import trace_writer
 from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.cleaning import Cleaner
 from fineserve_shapes.workload.columns import taken
-from fineserve_shapes.workload.forms import PREFIX_COLUMN, find_columns
+from fineserve_shapes.workload.forms import PREFIX_COLUMN, find_columns, find_prefixes
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.survey import Tally, TraceSurvey
 from fineserve_shapes.workload.timeline import cap_gaps, spread
@@ -98,9 +98,10 @@ def convert(path: Path, out: Path, options: TraceOptions, scaling: Scaling = Sca
     unit = find_unit(file, columns, options.timestamp_unit)
     labels = tuple(name for name in LABELS if name in file.names and file.names.count(name) == 1)
     numbers = ("latency",) if file.names.count("latency") == 1 and "latency" not in columns else ()
-    ids = PREFIX_COLUMN if PREFIX_COLUMN in file.names else None
+    block_tokens = find_prefixes(file, columns, options)
+    ids = None if block_tokens is None else PREFIX_COLUMN
     wanted = Wanted((*columns, *numbers), labels, unit.name == DATE_TIME, ids)
-    cleaner = Cleaner(file, columns, options, unit.name if unit.whole else None)
+    cleaner = Cleaner(file, columns, options, block_tokens, unit.name if unit.whole else None)
     tally = Tally()
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: there is no such directory (--out)")
@@ -116,12 +117,12 @@ def convert(path: Path, out: Path, options: TraceOptions, scaling: Scaling = Sca
             merged = spread(merged, options.spread_within_s, np.random.default_rng(options.seed), options.duration_s)
         if options.max_gap_s is not None:
             merged = cap_gaps(merged, options.max_gap_s)
-        with trace_writer(out, prefix=ids is not None) as writer:
+        with trace_writer(out, block_tokens=block_tokens) as writer:
             for rows in counted(_scaled(merged, scaling, options.seed), f"writing {out.name}"):
                 writer.write(rows.time_s, rows.rest.table)
             if not tally.kept:
                 raise nothing_left(path, options, tally)
-    return tally.survey(path.name, unit, complete=True)
+    return tally.survey(path.name, unit, complete=True, block_tokens=block_tokens)
 
 
 def _clean(file: TraceFile, wanted: Wanted, cleaner: Cleaner, tally: Tally) -> Iterator[Rows]:

@@ -106,6 +106,7 @@ def with_survey(figures: dict[str, Any], survey: TraceSurvey) -> dict[str, Any]:
         "clamped": dict(survey.clamped),
         "timestamp_unit": survey.timestamp_unit,
         "unit_reason": survey.unit_reason,
+        "prefix_block_tokens": survey.prefix_block_tokens,
         "warnings": list(survey.warnings),
         **figures,
     }
@@ -122,6 +123,8 @@ def text(report: dict[str, Any]) -> str:
     lines += [f"  dropped  {count:>12,}  {reason}" for reason, count in left_out.items() if count]
     lines += [f"  clamped  {count:>12,}  {reason}" for reason, count in report["clamped"].items() if count]
     lines.append(f"timestamps: {report['timestamp_unit']} ({report['unit_reason']})")
+    if report["prefix_block_tokens"] is not None:
+        lines.append(f"shared blocks of {report['prefix_block_tokens']} tokens")
     lines.append(
         f"span {human_span(report['span_s'])} ({report['span_s']:,.6g} s), {report['requests']:,} requests,"
         f" mean rate {figure(report['rate_rps'])}/s"

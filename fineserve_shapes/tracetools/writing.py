@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.forms import PREFIX_COLUMN
-from fineserve_shapes.workload.parquetfile import CLEAN_KEY, UNIT_KEY
+from fineserve_shapes.workload.parquetfile import BLOCK_KEY, CLEAN_KEY, UNIT_KEY
 from fineserve_shapes.workload.trace import FORMATS
 
 PER_SECOND = 1e6
@@ -98,11 +98,11 @@ class _Csv:
 
 
 @contextlib.contextmanager
-def trace_writer(path: Path, *, prefix: bool = False) -> Iterator[TraceWriter]:
+def trace_writer(path: Path, *, block_tokens: int | None = None) -> Iterator[TraceWriter]:
     """A writer for a file, by its name; the file appears when all is written, and not at all if that fails.
 
-    prefix: whether rows have ids of shared blocks. A Parquet file says in its metadata what its unit is, that its rows
-    are in time order and clean, and how many they are.
+    block_tokens: how many tokens stand behind each id of a shared block, if rows have such ids. A Parquet file says so
+    in its metadata, and what its unit is, that its rows are in time order and clean, and how many they are.
 
     Raises InputError where the file cannot be written or its name says no format.
     """
@@ -112,12 +112,15 @@ def trace_writer(path: Path, *, prefix: bool = False) -> Iterator[TraceWriter]:
         raise InputError(f"{path}: the name of a trace ends in {', '.join(FORMATS)} (--out)")
     if path.is_dir():
         raise InputError(f"{path}: this is a directory, not a file to write (--out)")
-    schema = pa.schema([(name, _TYPES[name]) for name in (*COLUMNS, *([PREFIX_COLUMN] if prefix else []))])
+    schema = pa.schema(
+        [(name, _TYPES[name]) for name in (*COLUMNS, *([] if block_tokens is None else [PREFIX_COLUMN]))]
+    )
     unfinished = path.with_name(path.name + ".part")
     try:
         with contextlib.ExitStack() as stack:
             if ending == ".parquet":
-                schema = schema.with_metadata({UNIT_KEY: b"us"})
+                blocks = {} if block_tokens is None else {BLOCK_KEY: b"%d" % block_tokens}
+                schema = schema.with_metadata({UNIT_KEY: b"us"} | blocks)
                 sink = stack.enter_context(
                     pq.ParquetWriter(unfinished, schema, compression="zstd", compression_level=1)
                 )

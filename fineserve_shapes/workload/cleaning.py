@@ -11,7 +11,8 @@ import pandas as pd
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.columns import CleanRows, taken
-from fineserve_shapes.workload.forms import TraceColumns
+from fineserve_shapes.workload.forms import PREFIX_COLUMN, TraceColumns
+from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.survey import CLAMP_BITS, Tally
 from fineserve_shapes.workload.timestamps import fractional
 from fineserve_shapes.workload.tracefile import Chunk, TraceFile, wrong_value
@@ -27,12 +28,14 @@ BoolArray = npt.NDArray[np.bool_]
 class Cleaner:
     """Applies the filters and then the policies of the options.
 
+    block_tokens: how many tokens of a prompt stand behind each of its ids; another number of ids is an error.
     whole_in: the unit that was taken for granted because timestamps are whole numbers; one that is not is an error.
     """
 
     file: TraceFile
     columns: TraceColumns
     options: TraceOptions
+    block_tokens: int | None = None
     whole_in: str | None = None
 
     def clean(self, chunk: Chunk, tally: Tally) -> CleanRows:
@@ -68,7 +71,34 @@ class Cleaner:
         recorded = np.zeros(len(row), dtype=np.uint8)
         prefix = None if chunk.ids is None else chunk.ids[row - first_row]
         clean = CleanRows(row, ticks, self._lengths(row, 1, inputs), self._lengths(row, 2, outputs), recorded, prefix)
-        return self._within_context(self._at_least_one(clean, tally), tally)
+        if prefix is not None and self.block_tokens is not None:
+            clean = replace(clean, prefix=self._blocks(clean, prefix, self.block_tokens))
+        clean = self._within_context(self._at_least_one(clean, tally), tally)
+        if clean.prefix is not None and clean.clamped.any():
+            most = -(-clean.input_tokens // clean.prefix.block_tokens)
+            clean = replace(clean, prefix=clean.prefix.cut(most))
+        return clean
+
+    def _blocks(self, rows: CleanRows, prefix: PrefixBlocks, block_tokens: int) -> PrefixBlocks:
+        """The ids, each of a block of so many tokens, if there are as many as each prompt has blocks."""
+        lengths = rows.input_tokens
+        fits = prefix.fitting(lengths, block_tokens)
+        if fits.all():
+            return replace(prefix, block_tokens=block_tokens)
+        first = int(np.argmin(fits))
+        best = prefix.best_block_tokens(lengths)
+        fit, all_rows = int(np.count_nonzero(prefix.fitting(lengths, best))), len(rows)
+        if fit > np.count_nonzero(fits):
+            hint = f"blocks of {best:,} would fit" + ("" if fit == all_rows else f" {fit:,} of {all_rows:,} rows")
+            hint += f" (--prefix-block-tokens {best})"
+        else:
+            hint = "no other size fits more rows (--prefix-block-tokens): give the row its ids, or none"
+        place = f"{self.file.path}: {self.file.place(int(rows.row[first]))}, column {PREFIX_COLUMN}"
+        ids, due = len(prefix[first : first + 1].ids), -(-lengths[first] // block_tokens)
+        raise InputError(
+            f"{place}: the number of ids is {ids:,}, but {lengths[first]:,} input tokens are {due:,} blocks of"
+            f" {block_tokens:,}; {hint}"
+        )
 
     def _lengths(self, row: IntArray, column: int, values: FloatArray) -> IntArray:
         with np.errstate(invalid="ignore"):  # NaN and infinity become some integer, which they do not equal

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,6 +67,9 @@ FORMS = (
     Form("the Azure form", TraceColumns("TIMESTAMP", "ContextTokens", "GeneratedTokens"), None),
 )
 
+# Columns whose presence decides what a file is taken for.
+TELLING = frozenset({PREFIX_COLUMN}).union(*(form.further | form.without | set(form.columns) for form in FORMS))
+
 
 def form_of(file: TraceFile, columns: TraceColumns) -> Form | None:
     """The published form of a file in which these columns were found; None where it has none that we know."""
@@ -86,6 +91,21 @@ def find_columns(file: TraceFile, options: TraceOptions) -> TraceColumns:
     return TraceColumns(*found)
 
 
+def find_prefixes(file: TraceFile, columns: TraceColumns, options: TraceOptions) -> int | None:
+    """How many tokens stand behind each id of a shared block: what was asked for, what the file says, what is usual for
+    its form; None where it has no such ids."""
+    if PREFIX_COLUMN not in file.names:
+        if options.prefix_block_tokens is not None:
+            raise InputError(
+                f"{file.path}: no column {PREFIX_COLUMN} (--prefix-block-tokens); it has {listed(file.names)}"
+            )
+        return None
+    form = form_of(file, columns)
+    return (
+        options.prefix_block_tokens or file.stored_block_tokens or (BLOCK_TOKENS if form is None else form.block_tokens)
+    )
+
+
 def find_length_columns(file: TraceFile, options: TraceOptions) -> tuple[str, str]:
     """The columns of the lengths alone."""
     found = _find(file, options, 1), _find(file, options, 2)
@@ -100,14 +120,41 @@ def _find(file: TraceFile, options: TraceOptions, role: int) -> str:
     known = list(dict.fromkeys(form.columns[role] for form in FORMS)) if name is None else [name]
     present = [candidate for candidate in known if candidate in file.names]
     if not present:
-        raise InputError(f"{file.path}: no column {' or '.join(known)} ({ROLES[role]}); it has {listed(file.names)}")
+        raise InputError(f"{file.path}: no column {' or '.join(known)} ({ROLES[role]}); it has {_described(file)}")
     return present[0]
 
 
+def _described(file: TraceFile) -> str:
+    """The columns that a file has, as they are written, and the flags that take those that may be meant."""
+    text = listed(file.names)
+    if file.header is not None:
+        text += f": the header is {shortened(file.header, 200)!r}"
+        if len(file.names) == 1:
+            text += ", with neither a comma nor ; or tab or | between names"
+    flags = []
+    for role in range(3):
+        known = [form.columns[role] for form in FORMS]
+        meant = {_plainly(name) for name in known}
+        if not set(known) & set(file.names):
+            flags += [f"{ROLES[role]} {shlex.quote(name)}" for name in file.names if _plainly(name) in meant][:1]
+    return f"{text}; is it {' '.join(flags)}?" if flags else text
+
+
+def _plainly(name: str) -> str:
+    """A name without what people write differently: case, blanks, underscores, hyphens."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
 def _check(file: TraceFile, options: TraceOptions, found: Iterable[str]) -> None:
-    """That the columns and those of the filters are there, once each."""
+    """That the columns and those of the filters are there, once each, and that there is one column of ids at most."""
     for name in (*found, *options.filters):
         if name not in file.names:
             raise InputError(f"{file.path}: no column {name} to filter by (--{name}); it has {listed(file.names)}")
         if file.names.count(name) > 1:
-            raise InputError(f"{file.path}: column {shortened(name)} comes {file.names.count(name)} times")
+            raise _twice(file, name)
+    if file.names.count(PREFIX_COLUMN) > 1:
+        raise _twice(file, PREFIX_COLUMN)
+
+
+def _twice(file: TraceFile, name: str) -> InputError:
+    return InputError(f"{file.path}: column {shortened(name)} comes {file.names.count(name)} times")

@@ -14,27 +14,47 @@ import pandas as pd
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.workload.forms import TELLING
 from fineserve_shapes.workload.tracefile import (
     PEEK_ROWS,
     Chunk,
     Wanted,
     date_ticks,
     listed_ids,
+    no_number,
     open_bytes,
     readable,
-    wrong_value,
 )
+
+# What a file is, is told by its first rows: so many, or what is in so many bytes.
+HEAD_ROWS = 100_000
+HEAD_BYTES = 32 << 20
 
 
 class JsonlFile:
-    """The keys of the first object name the columns; a key that a later object lacks is a missing value."""
+    """The keys of the first `HEAD_ROWS` objects name the columns; a key that an object lacks is a missing value.
+
+    A key that tells what the file is (`TELLING`) and comes later only is an error: the rows before it were read as those
+    of another file. Other keys may come and go.
+    """
+
+    header: str | None = None
+    stored_block_tokens: int | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        first = next(self._objects(), None)
-        if first is None:
+        names: dict[str, None] = {}
+        self._head_rows = read = 0
+        for number, line in self._lines():
+            names.update(dict.fromkeys(self._object(number, line)))
+            self._head_rows += 1
+            read += len(line)
+            if self._head_rows == HEAD_ROWS or read >= HEAD_BYTES:
+                break
+        if not self._head_rows:
             raise InputError(f"{path}: the file is empty")
-        self.names = tuple(first)
+        self.names = tuple(names)
+        self._late = TELLING - names.keys()
 
     def head(self, column: str) -> list[object]:
         objects = self._objects()
@@ -51,6 +71,7 @@ class JsonlFile:
         objects = self._objects()
         first_row = 0
         while batch := list(islice(objects, rows)):
+            self._check_keys(batch, first_row)
             numbers = {}
             for name in wanted.numbers:
                 values = [fields.get(name) for fields in batch]
@@ -78,14 +99,28 @@ class JsonlFile:
                     yield number, text
 
     def _objects(self) -> Iterator[dict[str, Any]]:
-        for number, line in self._lines():
-            try:
-                fields = orjson.loads(line)
-            except ValueError as error:
-                raise InputError(f"{self.path}: line {number} is no JSON: {error}") from error
-            if not isinstance(fields, dict):
-                raise InputError(f"{self.path}: line {number} is no JSON object")
-            yield fields
+        return (self._object(number, line) for number, line in self._lines())
+
+    def _object(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            fields = orjson.loads(line)
+        except ValueError as error:
+            raise InputError(f"{self.path}: line {number} is no JSON: {error}") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"{self.path}: line {number} is no JSON object")
+        return fields
+
+    def _check_keys(self, batch: list[dict[str, Any]], first_row: int) -> None:
+        """That what the first rows tell of the file holds for these."""
+        if first_row + len(batch) <= self._head_rows:
+            return
+        for row, fields in enumerate(batch, first_row):
+            if not self._late.isdisjoint(fields):
+                key = next(key for key in fields if key in self._late)
+                raise InputError(
+                    f"{self.path}: {self.place(row)} is the first with the key {key}, and the first {self._head_rows:,}"
+                    f' rows tell what the file is: put "{key}": null into the first row'
+                )
 
     def _floats(self, name: str, values: list[Any], first_row: int) -> FloatArray:
         if set(map(type, values)) <= {int, float, type(None)}:
@@ -93,13 +128,22 @@ class JsonlFile:
         floats = np.empty(len(values))
         for row, value in enumerate(values):
             try:
-                floats[row] = math.nan if value is None else float(value)
+                floats[row] = math.nan if value is None else _float(value)
                 proper = not isinstance(value, bool)
             except (TypeError, ValueError):
                 proper = False
             if not proper:
-                raise wrong_value(self, first_row + row, name, value, "is no number")
+                raise no_number(self, first_row + row, name, value)
         return floats
+
+
+def _float(value: Any) -> float:
+    """A number, or a text that is one, as it would be in a CSV file; an empty text is a missing value."""
+    if not isinstance(value, str):
+        return float(value)
+    if "_" in value:  # which Python takes
+        raise ValueError
+    return float(value) if value.strip() else math.nan
 
 
 def _label(value: object) -> str | None:

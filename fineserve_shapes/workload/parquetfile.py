@@ -20,6 +20,7 @@ from fineserve_shapes.workload.timestamps import PER_SECOND
 from fineserve_shapes.workload.tracefile import PEEK_ROWS, Chunk, Wanted, date_ticks, listed_ids, readable, shortened
 
 UNIT_KEY = b"fineserve.timestamp_unit"
+BLOCK_KEY = b"fineserve.prefix_block_tokens"
 CLEAN_KEY = b"fineserve.clean"  # JSON: {"rows": ..., "span_s": ...} of rows that are in time order and clean
 
 
@@ -37,6 +38,8 @@ class ParquetFile:
     mark: what `fineserve trace convert` says of a file that it wrote.
     """
 
+    header: str | None = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.stat().st_size == 0:
@@ -45,6 +48,8 @@ class ParquetFile:
             self._schema = file.schema_arrow
             self.mark = _mark((file.metadata.metadata or {}).get(CLEAN_KEY), file.metadata.num_rows)
         self.names = tuple(self._schema.names)
+        blocks = (self._schema.metadata or {}).get(BLOCK_KEY, b"")
+        self.stored_block_tokens: int | None = int(blocks) if blocks.isdigit() and 0 < int(blocks) < 2**31 else None
 
     def head(self, column: str) -> list[object]:
         with readable(self.path), pq.ParquetFile(self.path, memory_map=True) as file:

@@ -51,6 +51,33 @@ class PrefixBlocks:
         places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return PrefixBlocks(offsets, self.ids[places], self.block_tokens)
 
+    def fitting(self, input_tokens: IntArray, block_tokens: int) -> npt.NDArray[np.bool_]:
+        """Which rows have an id for each block of a prompt of so many tokens, the last one perhaps cut; those without any
+        id and those without a token do."""
+        counts = np.diff(self.offsets)
+        fits: npt.NDArray[np.bool_] = (counts == -(-input_tokens // block_tokens)) | (counts == 0) | (input_tokens < 1)
+        return fits
+
+    def best_block_tokens(self, input_tokens: IntArray) -> int:
+        """The block size that fits most rows: one that fits all, if there is such, a power of two, if there is.
+
+        n ids fit b tokens a block, n = ceil(L / b), for L / n <= b < L / (n - 1).
+        """
+        counts = np.diff(self.offsets)
+        told = (counts > 0) & (input_tokens > 0)
+        counts, lengths = counts[told], input_tokens[told]
+        least = int(np.max(-(-lengths // counts), initial=1))
+        candidates = [1 << power for power in range(24)]
+        candidates.append(least)
+        return max(candidates, key=lambda tokens: int(np.count_nonzero(-(-lengths // tokens) == counts)))
+
+    def cut(self, most: IntArray) -> PrefixBlocks:
+        """The same without the ids of a row beyond so many."""
+        lengths = np.minimum(np.diff(self.offsets), most)
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        places = np.repeat(self.offsets[:-1] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return PrefixBlocks(offsets, self.ids[places], self.block_tokens)
+
     def rows(self) -> list[tuple[int, ...]]:
         """Each row as a plain tuple: tokens per block, then the ids; () where there are none."""
         ids = self.ids.tolist()

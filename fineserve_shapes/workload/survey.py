@@ -31,6 +31,7 @@ class TraceSurvey:
     clamped: reason -> kept rows whose lengths were changed; a row may have both.
     outside_slice: rows neither filtered nor dropped, but before or after the slice.
     timestamp_unit, unit_reason: "s", "ms", "us", "ns" or "date-time", and how we know.
+    prefix_block_tokens: how many tokens of a prompt stand behind each id of a shared block; None where there are none.
     span_s: trace seconds from time 0 (the start of the slice; without one, the first kept row) to the last kept row.
     rate_rps: kept / span_s, the mean; None where the span is 0.
     warnings: texts for the log.
@@ -50,6 +51,7 @@ class TraceSurvey:
     rate_rps: float | None
     warnings: tuple[str, ...]
     complete: bool
+    prefix_block_tokens: int | None = None
 
     def line(self) -> str:
         """One paragraph for the log."""
@@ -60,9 +62,10 @@ class TraceSurvey:
             if named:
                 counts += f", {title} {', '.join(named)}"
         rate = "" if self.rate_rps is None else f", mean rate {self.rate_rps:.4g}/s"
+        blocks = "" if self.prefix_block_tokens is None else f"; shared blocks of {self.prefix_block_tokens} tokens"
         return (
             f"trace {self.name}: {counts}; {self.kept:,} kept, span {human_span(self.span_s)}{rate};"
-            f" timestamps: {self.timestamp_unit} ({self.unit_reason})"
+            f" timestamps: {self.timestamp_unit} ({self.unit_reason}){blocks}"
         )
 
 
@@ -101,7 +104,7 @@ class Tally:
         self.kept += len(clamped)
         self.outside_slice += rows - len(clamped)
 
-    def survey(self, name: str, unit: TimestampUnit, complete: bool) -> TraceSurvey:
+    def survey(self, name: str, unit: TimestampUnit, complete: bool, block_tokens: int | None = None) -> TraceSurvey:
         """The counts so far, as a value."""
         return TraceSurvey(
             name=name,
@@ -117,6 +120,7 @@ class Tally:
             rate_rps=self.kept / self.span_s if self.span_s > 0 else None,
             warnings=self._warnings(unit),
             complete=complete,
+            prefix_block_tokens=block_tokens,
         )
 
     def _warnings(self, unit: TimestampUnit) -> tuple[str, ...]:

@@ -39,7 +39,8 @@ class TimestampUnit:
 def fractional(ticks: FloatArray) -> npt.NDArray[np.bool_]:
     """Which of some numbers are not whole, beyond what rounding does to a whole one (0.001)."""
     with np.errstate(invalid="ignore"):  # infinity less itself
-        return np.abs(ticks - np.rint(ticks)) > 1e-3
+        off = ticks - np.rint(ticks)
+        return np.abs(off, out=off) > 1e-3
 
 
 def is_date_time(text: str) -> bool:

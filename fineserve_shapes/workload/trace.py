@@ -13,7 +13,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.cleaning import Cleaner
 from fineserve_shapes.workload.columns import CleanRows, Columns, joined, pieces, taken
 from fineserve_shapes.workload.csvfile import CsvFile
-from fineserve_shapes.workload.forms import PREFIX_COLUMN, TraceColumns, find_columns
+from fineserve_shapes.workload.forms import PREFIX_COLUMN, TraceColumns, find_columns, find_prefixes
 from fineserve_shapes.workload.jsonlfile import JsonlFile
 from fineserve_shapes.workload.parquetfile import ParquetFile
 from fineserve_shapes.workload.survey import Tally, TraceSurvey, human_span
@@ -61,8 +61,9 @@ class Trace:
         self.options = options
         self._file = file
         self._unit = unit
-        self._cleaner = Cleaner(file, columns, options, unit.name if unit.whole else None)
-        ids = PREFIX_COLUMN if PREFIX_COLUMN in file.names else None
+        self._block_tokens = find_prefixes(file, columns, options)
+        self._cleaner = Cleaner(file, columns, options, self._block_tokens, unit.name if unit.whole else None)
+        ids = None if self._block_tokens is None else PREFIX_COLUMN
         self._wanted = Wanted(columns, tuple(options.filters), unit.name == DATE_TIME, ids)
         self._chunk_rows = chunk_rows
         self._memory_rows = memory_rows
@@ -125,7 +126,7 @@ class Trace:
         if options.filters or options.max_model_len is not None or options.start_at_s or options.duration_s is not None:
             return None
         tally = Tally(rows=mark.rows, kept=mark.rows, clean=mark.rows, clean_span_s=mark.span_s, span_s=mark.span_s)
-        self._survey = tally.survey(self.name, self._unit, complete=True)
+        self._survey = self._surveyed(tally, complete=True)
         return self._survey
 
     def _read_head(self) -> TraceSurvey:
@@ -142,12 +143,12 @@ class Trace:
             self._held = self._slice(rows, rows.ticks[0], tally)
             if not tally.kept:
                 raise nothing_left(self._file.path, self.options, tally)
-            self._survey = tally.survey(self.name, self._unit, complete=True)
+            self._survey = self._surveyed(tally, complete=True)
             return self._survey
         # a long file: it is read anew for every pass, so that memory does not grow with it
         for _ in self._sliced(head, tally):
             pass
-        return tally.survey(self.name, self._unit, complete=False)
+        return self._surveyed(tally, complete=False)
 
     def _cleaned(self, tally: Tally) -> Iterator[CleanRows]:
         for chunk in self._file.chunks(self._wanted, self._chunk_rows):
@@ -166,7 +167,7 @@ class Trace:
             if not past_slice and tally.clean_span_s >= end_s:
                 break
         else:
-            self._survey = tally.survey(self.name, self._unit, complete=True)
+            self._survey = self._surveyed(tally, complete=True)
         if not tally.kept:
             raise nothing_left(self._file.path, self.options, tally)
 
@@ -194,6 +195,9 @@ class Trace:
         if len(columns):
             tally.span_s = float(columns.time_s[-1])
         return columns
+
+    def _surveyed(self, tally: Tally, complete: bool) -> TraceSurvey:
+        return tally.survey(self.name, self._unit, complete=complete, block_tokens=self._block_tokens)
 
     def _unsorted(self, row: int) -> InputError:
         return InputError(

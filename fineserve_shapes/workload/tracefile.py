@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from fineserve_shapes.workload.timestamps import date_times
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 PEEK_ROWS = 1000  # that tell what a column holds
+
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 
 # What pandas, orjson and Arrow raise on damaged files; zlib's and zstd's complaints come through Arrow as OSError.
 DAMAGE = (ValueError, OSError, OverflowError, pa.ArrowException)
@@ -60,6 +63,8 @@ class TraceFile(Protocol):
 
     path: Path
     names: tuple[str, ...]
+    header: str | None  # the line that names the columns, where there is one
+    stored_block_tokens: int | None  # tokens behind each id of a shared block, where the file says so
 
     def head(self, column: str) -> list[object]:
         """Values of a column as they are written, without the missing ones, of the first `PEEK_ROWS` rows; where these
@@ -135,6 +140,12 @@ def wrong_value(file: TraceFile, row: int, column: str, value: object, complaint
     """The error for one value: file, row, column, value and what is wrong with it."""
     shown = "no value" if value is None or value != value else shortened(repr(value))
     return InputError(f"{file.path}: {file.place(row)}, column {shortened(column)}: {shown} {complaint}")
+
+
+def no_number(file: TraceFile, row: int, column: str, value: object) -> InputError:
+    """The error for a value that is no number."""
+    comma = isinstance(value, str) and DECIMAL_COMMA.fullmatch(value)
+    return wrong_value(file, row, column, value, "is no number" + (" (it takes a decimal point)" if comma else ""))
 
 
 def shortened(text: str, most: int = 40) -> str:

@@ -17,6 +17,7 @@ class TraceOptions:
 
     timestamp_column, input_length_column, output_length_column: None takes the names of the traces we know.
     timestamp_unit: unit of numeric timestamps; "auto" finds it out or asks.
+    prefix_block_tokens: tokens of a prompt behind each id of a shared block; None takes those of the trace's form.
     max_model_len: the model's context in tokens (input and output together); None checks nothing.
     missing_timestamp: rows without a timestamp are dropped, or are an error.
     below_one: rows with an input or output length under 1 are dropped, raised to 1 ("clamp"), or are an error.
@@ -37,6 +38,7 @@ class TraceOptions:
     input_length_column: str | None = None
     output_length_column: str | None = None
     timestamp_unit: str = "auto"
+    prefix_block_tokens: int | None = None
     max_model_len: int | None = None
     missing_timestamp: str = "drop"
     below_one: str = "drop"
@@ -54,6 +56,8 @@ class TraceOptions:
         self._check_choice("missing_timestamp", ("drop", "error"))
         self._check_choice("below_one", ("drop", "clamp", "error"))
         self._check_choice("beyond_max_model_len", ("clamp", "drop", "error"))
+        if self.prefix_block_tokens is not None and self.prefix_block_tokens < 1:
+            raise InputError(f"a block has at least 1 token, got {self.prefix_block_tokens} (--prefix-block-tokens)")
         if self.max_model_len is not None and self.max_model_len < 2:
             raise InputError(f"a context must hold at least 2 tokens, got {self.max_model_len} (--max-model-len)")
         if not (math.isfinite(self.start_at_s) and self.start_at_s >= 0):

@@ -85,6 +85,16 @@ def test_the_text_names_the_same_figures(capsys: Any) -> None:
     assert "mean rate 2.80" in text or "mean rate 2.8" in text
 
 
+def test_what_a_run_warns_of_is_said_in_text_and_beside_json(tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path / "x.csv", [(second, 10, 10) for second in range(100)])
+    assert run("inspect", path) == 0
+    (warning,) = open_trace(path).opening.warnings
+    assert f"warning: {warning}\n" in capsys.readouterr().out
+    assert run("inspect", path, "--json") == 0
+    output = capsys.readouterr()
+    assert (json.loads(output.out)["warnings"], output.err) == ([warning], f"warning: {warning}\n")
+
+
 @pytest.mark.parametrize("ending", [".png", ".html"])
 def test_a_plot_is_a_picture_or_a_page(tmp_path: Path, capsys: Any, ending: str) -> None:
     picture = tmp_path / f"x{ending}"
@@ -142,6 +152,23 @@ def test_labels_ids_and_latency_come_along(tmp_path: Path) -> None:
     assert frame.scale.tolist()[1] == "<10B"
     assert frame.latency.tolist()[1] == 0.5
     assert frame.timestamp.tolist() == [0, 1_000_000]
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_blocks_of_another_size_are_told_in_the_file_or_with_the_flag(tmp_path: Path, capsys: Any, ending: str) -> None:
+    path, out = tmp_path / "x.jsonl", tmp_path / f"out{ending}"
+    bailian = {"chat_id": 1, "parent_chat_id": -1, "turn": 1, "type": "text"}
+    rows = [
+        {"timestamp": at, "input_length": 40, "output_length": 3, "hash_ids": [1, 2, round(at)]} | bailian
+        for at in (0.0, 61.114)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert inspected(capsys, path)["span_s"] == 61.114
+    assert run("convert", path, "--out", out) == 0
+    flag = ("--prefix-block-tokens", 16)
+    assert (" ".join(map(str, flag)) in capsys.readouterr().out) == (ending != ".parquet")
+    found = inspected(capsys, out, *(() if ending == ".parquet" else flag))
+    assert (found["prefix_block_tokens"], found["span_s"], found["timestamp_unit"]) == (16, 61.114, "us")
 
 
 @pytest.mark.parametrize("run_rows", [7, 50, 10_000])
@@ -316,6 +343,11 @@ def test_progress_is_on_stderr_for_what_takes_longer(capsys: Any, monkeypatch: p
         (("inspect", MOE, "--timestamp-unit", "weeks"), "invalid choice"),
         (("inspect", MOE, "--start-at", "1e9"), "--start-at"),
         (("inspect", MOE, "--time-scale", "0"), "--time-scale"),
+        (("inspect", MOE, "--prefix-block-tokens", "16"), "no column hash_ids (--prefix-block-tokens)"),
+        (
+            ("inspect", MOE, "--input-length-column", "latency"),
+            "; say --timestamp-unit s, ms, us or ns: its 5,052 rows span ",
+        ),
         (("fit", MOE), "--out"),
         (("fit", MOE, "--out", MOE), "--out"),
         (("fit", MOE, "--out", "x", "--name", "a/b"), "--name"),

@@ -8,6 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,16 +139,17 @@ def write(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 def test_ids_stay_with_their_row_through_sorting_slicing_spreading_and_thinning(tmp_path: Path) -> None:
-    """Each row's only id is its input length."""
+    """Each row's only id is its input length, of one or two blocks; every third row has no id and more tokens."""
     order = np.random.default_rng(3).permutation(300)
+    lengths = [2000 + at if at % 3 == 0 else 512 * (at % 3 - 1) + 1 + at for at in order.tolist()]
     rows = [
         {
-            "timestamp": 100 * int(at),
-            "input_length": int(at) + 1,
+            "timestamp": 100 * at,
+            "input_length": length,
             "output_length": 1,
-            "hash_ids": [int(at) + 1] * (at % 3),
+            "hash_ids": [length] * (at % 3),
         }
-        for at in order
+        for at, length in zip(order.tolist(), lengths, strict=True)
     ]
     path = write(tmp_path / "x.jsonl", rows)
     trace = open_trace(path, chunk_rows=17)
@@ -157,7 +160,7 @@ def test_ids_stay_with_their_row_through_sorting_slicing_spreading_and_thinning(
     for block in replay_plan(path, options, time_scale=2.0, keep_fraction=0.7, num_prompts=120):
         assert block.prefix is not None
         for length, prefix in zip(block.input_tokens.tolist(), block.prefix.rows(), strict=True):
-            assert prefix == ((512, *[length] * ((length - 1) % 3)) if (length - 1) % 3 else ())
+            assert prefix == (() if length >= 2000 else (512, *[length] * (length // 512 + 1)))
             seen += 1
     assert seen == 120
 
@@ -168,6 +171,96 @@ def test_ids_that_are_none_are_refused_with_the_place(tmp_path: Path, ids: objec
     rows[1]["hash_ids"] = ids
     with pytest.raises(InputError, match=r"row 2 \(line 2\), column hash_ids: .* is no list of whole numbers"):
         open_trace(write(tmp_path / "x.jsonl", rows))
+
+
+BAILIAN = {"chat_id": 1, "parent_chat_id": -1, "turn": 1, "type": "text"}
+
+
+def blocks_of(lengths: list[int], tokens: int, **more: object) -> list[dict[str, object]]:
+    """Rows of these input lengths, each with an id for each block of so many tokens."""
+    return [
+        {"timestamp": at, "input_length": length, "output_length": 1, "hash_ids": list(range(-(-length // tokens)))}
+        | more
+        for at, length in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "asked", "tokens"), [({}, None, 512), (BAILIAN, None, 16), ({}, 16, 16), (BAILIAN, 64, 64), ({}, 1, 1)]
+)
+def test_blocks_have_the_size_of_the_trace_s_form_or_the_one_asked_for(
+    tmp_path: Path, more: dict[str, object], asked: int | None, tokens: int
+) -> None:
+    """Their last one is cut where the prompt ends."""
+    lengths = [1, 511, 512, 513, 5000]
+    path = write(tmp_path / "x.jsonl", blocks_of(lengths, tokens, **more))
+    trace = open_trace(path, TraceOptions(prefix_block_tokens=asked))
+    prefix = joined(list(trace.blocks())).prefix
+    assert prefix is not None
+    assert prefix.rows() == [(tokens, *range(-(-length // tokens))) for length in lengths]
+    assert trace.opening.prefix_block_tokens == tokens
+    assert f"shared blocks of {tokens} tokens" in trace.opening.line()
+
+
+@given(st.sampled_from([8, 16, 32, 64, 256, 1024]), st.lists(st.integers(1, 5000), min_size=1, max_size=30))
+def test_a_block_size_that_fits_all_rows_is_found(tokens: int, lengths: list[int]) -> None:
+    array = np.array(lengths)
+    prefix = PrefixBlocks.of([range(-(-length // tokens)) for length in lengths])
+    assert prefix.fitting(array, tokens).all()
+    assert prefix.fitting(array, prefix.best_block_tokens(array)).all()
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet"])
+def test_another_number_of_ids_is_an_error_that_names_the_size_that_fits(tmp_path: Path, name: str) -> None:
+    """Bailian's blocks without Bailian's columns; rows without ids share nothing, whatever their length."""
+    rows = blocks_of([700, 521, 40], 16)
+    rows[0]["hash_ids"] = []
+    path = tmp_path / name
+    if name == "x.jsonl":
+        write(path, rows)
+    elif name == "x.csv":
+        lines = [f'{row["timestamp"]},{row["input_length"]},1,"{json.dumps(row["hash_ids"])}"' for row in rows]
+        path.write_text("\n".join(["timestamp,input_length,output_length,hash_ids", *lines, ""]))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    message = "row 2.*, column hash_ids: the number of ids is 33, but 521 input tokens are 2 blocks of 512"
+    with pytest.raises(InputError, match=message + r"; blocks of 16 would fit \(--prefix-block-tokens 16\)$"):
+        open_trace(path)
+    assert open_trace(path, TraceOptions(prefix_block_tokens=16)).survey.kept == 3
+
+
+@pytest.mark.parametrize(("ids", "word"), [([1, 2, 3], 3), ([1], 1)])
+def test_one_row_with_other_ids_than_its_blocks_is_an_error_too(tmp_path: Path, ids: list[int], word: int) -> None:
+    rows = blocks_of([600] * 50, 512)
+    rows[30]["hash_ids"] = ids
+    message = f"row 31 .*the number of ids is {word}, but 600 .*no other size fits more rows"
+    with pytest.raises(InputError, match=message):
+        open_trace(write(tmp_path / "x.jsonl", rows))
+
+
+def test_a_prompt_that_is_cut_has_no_more_ids_than_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", blocks_of([3000, 100], 512))
+    options = TraceOptions(max_model_len=1000)
+    (columns,) = open_trace(path, options).blocks()
+    assert columns.input_tokens.tolist() == [999, 100]
+    assert columns.prefix is not None
+    assert columns.prefix.rows() == [(512, 0, 1), (512, 0)]
+
+
+def test_a_block_size_without_ids_or_tokens_is_an_error(tmp_path: Path) -> None:
+    rows = [{"timestamp": 0, "input_length": 1, "output_length": 1}]
+    with pytest.raises(InputError, match=r"no column hash_ids \(--prefix-block-tokens\)"):
+        open_trace(write(tmp_path / "x.jsonl", rows), TraceOptions(prefix_block_tokens=16))
+    with pytest.raises(InputError, match=r"at least 1 token, got 0 \(--prefix-block-tokens\)"):
+        TraceOptions(prefix_block_tokens=0)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not MOONCAKE.exists(), reason="no published traces beside the checkout")
+def test_every_row_of_the_mooncake_trace_has_an_id_for_each_block() -> None:
+    (columns,) = open_trace(MOONCAKE).blocks()
+    assert columns.prefix is not None
+    assert np.diff(columns.prefix.offsets).tolist() == (-(-columns.input_tokens // 512)).tolist()
 
 
 @pytest.mark.realdata

@@ -31,8 +31,13 @@ class Completions(CompletionUser):
 def test_workers_send_prompts_that_share_the_blocks_of_the_trace(tmp_path: Path):
     """Blocks of 512 tokens, through the lease messages: equal ids are equal tokens, whoever sends them."""
     ids = [[7, 8], [7, 8], [7, 9], [], [8]] * 4
-    rows = [
-        {"timestamp": 20 * row, "input_length": 1100, "output_length": 2, "hash_ids": row_ids}
+    rows = [  # each prompt ends in a block of its own, cut short
+        {
+            "timestamp": 20 * row,
+            "input_length": 512 * len(row_ids or [0, 0]) + 76,
+            "output_length": 2,
+            "hash_ids": [*row_ids, 100 + row] if row_ids else [],
+        }
         for row, row_ids in enumerate(ids)
     ]
     (tmp_path / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -58,7 +63,7 @@ def test_workers_send_prompts_that_share_the_blocks_of_the_trace(tmp_path: Path)
         for place, number in enumerate(row_ids):
             assert blocks[row, place] == next(blocks[r, i.index(number)] for r, i in enumerate(ids) if number in i)
     assert len({blocks[row, 0] for row in range(20)}) == 2 + 4  # those of 7, of 8, and four of rows without ids
-    assert len({tuple(prompt[1024:]) for prompt in prompts.values()}) == 20
+    assert len({tuple(prompt[-76:]) for prompt in prompts.values()}) == 20
 
 
 def test_a_long_trace_is_counted_beside_the_run(tmp_path: Path):
