@@ -135,6 +135,8 @@ class Reactor:
     def _sweep(self) -> None:
         while True:
             gevent.sleep(SWEEP_S)
+            if self._epoll.closed:  # the end of this greenlet is under way
+                return
             while not self._ticking and self._drain():  # connections that are idle may end
                 give_way()
             for count, watched in enumerate(list(self._watched), 1):

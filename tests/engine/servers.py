@@ -207,7 +207,7 @@ class Lab:
         gevent.sleep(0)  # the reactor's greenlet ends
         del get_hub().print_exception
         if kind is None:
-            assert self.hub_errors == []
+            assert self.hub_errors == [], self.hub_errors
 
     def serve(self, handle: Callable[[Peer], object], host: str = "127.0.0.1") -> Server:
         """Start a server; `handle` gets each connection, which closes when it returns."""
