@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -46,12 +47,13 @@ class Logged(CompletionUser):
 
 @dataclass(frozen=True)
 class Observed:
-    """One run: the summary, the client's stamps and the server's truth by request id, and Locust's CPU time."""
+    """One run: the summary, the client's stamps and the server's truth by request id, Locust's CPU time and memory."""
 
     summary: dict[str, Any]
     client: dict[str, tuple[float, list[float]]]
     server: dict[str, dict[str, Any]]
     cpu_s: float
+    peak_mb: float
 
 
 def locust(locustfile: Path, *arguments: object) -> list[str]:
@@ -71,9 +73,18 @@ def poisson_trace(path: Path, rate_rps: float, seconds: float, input_tokens: int
 
 
 def observe(
-    rate_rps: float, seconds: float, output_tokens: int, *arguments: str, input_tokens: int = 100, **simulator: object
+    rate_rps: float,
+    seconds: float,
+    output_tokens: int,
+    *arguments: str,
+    input_tokens: int = 100,
+    apart: bool = False,
+    **simulator: object,
 ) -> Observed:
-    """Replay a Poisson trace in one process (or as the arguments say) against a simulator with these flags."""
+    """Replay a Poisson trace in one process (or as the arguments say) against a simulator with these flags.
+
+    apart: the client on the first core alone, the simulator on the second.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trace = poisson_trace(folder / "trace.csv", rate_rps, seconds, input_tokens, output_tokens)
@@ -83,6 +94,10 @@ def observe(
             command = locust(locustfile, "--headless", "--only-summary")
             command += ["--host", server.url, "--request-trace-csv", str(trace), "--timestamp-unit", "us"]
             command += ["--output-file", str(out), *arguments]
+            if apart:
+                first, second, *_ = sorted(os.sched_getaffinity(0))
+                os.sched_setaffinity(server.pid, {second})
+                command = ["taskset", "--cpu-list", str(first), *command]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)  # the simulator still runs: this is Locust's
@@ -94,6 +109,7 @@ def observe(
             {row[0]: (row[1], row[2]) for row in map(json.loads, stamps.read_text().splitlines())},
             {row["request_id"]: row for row in map(json.loads, truth.read_text().splitlines())},
             cpu_s,
+            after.ru_maxrss / 1024,
         )
 
 
