@@ -28,7 +28,7 @@ import json, time
 import gevent
 from fineserve_shapes.engine import worker
 from fineserve_shapes.engine.run import Run
-from fineserve_shapes.measure.outbox import Outbox
+from fineserve_shapes.measure.measurements import Outbox
 
 kept = [(Outbox, "sent"), (Outbox, "add"), (Run, "account"), (worker, "_record")]
 whole = [vars(owner)[name] for owner, name in kept]

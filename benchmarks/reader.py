@@ -1,7 +1,7 @@
 """CPU of the hot path: microseconds per chunk, from bytes off the wire to a token's time stamp, without sockets.
 
 The same stream is read by the parts that a read runs through: HTTP framing (httptools), events (SSEDecoder), JSON and
-meaning (StreamReader). What sockets and wake-ups add shows in a run's own CPU.
+meaning (AnswerReader). What sockets and wake-ups add shows in a run's own CPU.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import time
 
 import httptools
 
+from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.sse import SSEDecoder
-from fineserve_shapes.protocol.stream import StreamReader
 
 _CHUNK = (
     b'data: {"id":"cmpl-98fb6cd2bd0705ab","object":"text_completion","created":1795328387,"model":"tiny","choices":'
@@ -25,7 +25,7 @@ class _Body:
     """What httptools calls."""
 
     def __init__(self) -> None:
-        self.reader = StreamReader(_CHUNKS)
+        self.reader = AnswerReader(_CHUNKS)
         self.reader.headers(200)
 
     def on_body(self, data: bytes) -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     body = _Body()
     parser = httptools.HttpResponseParser(body)
     parser.feed_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    reader, decoder = StreamReader(_CHUNKS), SSEDecoder()
+    reader, decoder = AnswerReader(_CHUNKS), SSEDecoder()
     reader.headers(200)
     for name, step in (
         ("events", lambda: decoder.feed(_CHUNK)),

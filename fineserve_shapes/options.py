@@ -7,27 +7,22 @@ whatever a parser was told, and what cannot be read is one clear line in both pl
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.filenames import check_writable
-from fineserve_shapes.measure.duration import duration_s
 from fineserve_shapes.measure.fidelity import Limits
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.protocol.request import MAX_TOKENS_FIELDS
+from fineserve_shapes.values import Values, dest
 from fineserve_shapes.workload.parametricoptions import EXTENSION_MODES, FITTED_TO, MODEL_CLASSES, NB_MODES
-from fineserve_shapes.workload.traceoptions import UNITS, TraceOptions
+from fineserve_shapes.workload.traces.traceoptions import UNITS, TraceOptions
 
 if TYPE_CHECKING:
     import ssl
 
-    from fineserve_shapes.engine.client import Deadlines
+    from fineserve_shapes.client.client import Deadlines
     from fineserve_shapes.engine.run import Settings
 
 
@@ -47,7 +42,7 @@ class Option:
     @property
     def dest(self) -> str:
         """The attribute that holds it."""
-        return self.flag.removeprefix("--").replace("-", "_")
+        return dest(self.flag)
 
 
 SERVER = (
@@ -241,82 +236,6 @@ def listen_to_this_machine(parser: Any) -> None:
             )
 
 
-class Values:
-    """Options as values. The attributes of a parsed command line or a submitted form go in; InputError names the flag."""
-
-    def __init__(self, parsed: Any) -> None:
-        self._parsed = parsed
-
-    def text(self, flag: str) -> str | None:
-        """What was typed, or None."""
-        value = getattr(self._parsed, Option(flag, "").dest, None)
-        text = "" if value is None else str(value).strip()
-        return text or None
-
-    def switch(self, flag: str) -> bool:
-        """Whether it is on."""
-        return bool(getattr(self._parsed, Option(flag, "").dest, False))
-
-    def number(self, flag: str) -> float | None:
-        """A finite number."""
-        value: float | None = self._read(flag, float, "a number")
-        return value
-
-    def number_or(self, flag: str, otherwise: float) -> float:
-        """A finite number, or the other one where none was given."""
-        value = self.number(flag)
-        return otherwise if value is None else value
-
-    def count(self, flag: str) -> int | None:
-        """A whole number."""
-        value: int | None = self._read(flag, int, "a whole number")
-        return value
-
-    def not_negative(self, flag: str) -> float:
-        """A finite number, 0 or more; 0 where none was given."""
-        value = self.number(flag) or 0.0
-        if value < 0:
-            raise InputError(f"{flag} must not be negative, got {value:g}")
-        return value
-
-    def path(self, flag: str) -> Path | None:
-        """A path."""
-        text = self.text(flag)
-        return None if text is None else Path(text)
-
-    def file(self, flag: str) -> Path | None:
-        """A file that is to be written, in a directory that is there."""
-        path = self.path(flag)
-        if path is not None:
-            check_writable(path, flag)
-        return path
-
-    def json_object(self, flag: str) -> dict[str, object]:
-        """A JSON object; empty where none was given."""
-        text = self.text(flag)
-        if text is None:
-            return {}
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise InputError(f"{flag} must be a JSON object, got {text!r}: {error}") from None
-        if not isinstance(value, dict):
-            raise InputError(f"{flag} must be a JSON object, got {text!r}")
-        return value
-
-    def _read(self, flag: str, kind: Callable[[str], Any], what: str) -> Any:
-        text = self.text(flag)
-        if text is None:
-            return None
-        try:
-            value = kind(text.replace("_", " "))  # int() would take 1_000, which no other place does
-        except ValueError:
-            raise InputError(f"{flag} must be {what}, got {text!r}") from None
-        if not math.isfinite(value):
-            raise InputError(f"{flag} must be {what}, got {text!r}")
-        return value
-
-
 def trace_options(values: Values) -> TraceOptions:
     """How to read the trace."""
     return TraceOptions(
@@ -341,7 +260,7 @@ def trace_options(values: Values) -> TraceOptions:
 
 def deadlines(values: Values) -> Deadlines:
     """How long to wait."""
-    from fineserve_shapes.engine.client import Deadlines  # here: the tools read options too, and have no engine
+    from fineserve_shapes.client.client import Deadlines  # here: the tools read options too, and have no engine
 
     given = {
         "connect_s": values.number("--connect-timeout"),
@@ -353,7 +272,7 @@ def deadlines(values: Values) -> Deadlines:
 
 def tls(values: Values) -> ssl.SSLContext:
     """Whom to trust."""
-    from fineserve_shapes.engine.tls import tls_context
+    from fineserve_shapes.client.tls import tls_context
 
     return tls_context(values.text("--ca-file"), insecure=values.switch("--insecure"))
 
@@ -364,14 +283,14 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
 
     slo = values.text("--slo")
     limits = {
-        "lag_s": _duration(values, "--max-lag"),
-        "lag_share": _share(values, "--max-lag-share"),
-        "rate": _share(values, "--max-rate-error"),
-        "gap_cv": _share(values, "--max-cv-error"),
-        "dispersion": _share(values, "--max-dispersion-error"),
-        "ttft_s": _duration(values, "--max-ttft-error"),
-        "lengths": _share(values, "--max-length-error"),
-        "uncertainty_s": _duration(values, "--max-clock-uncertainty"),
+        "lag_s": values.duration_s("--max-lag"),
+        "lag_share": values.share("--max-lag-share"),
+        "rate": values.share("--max-rate-error"),
+        "gap_cv": values.share("--max-cv-error"),
+        "dispersion": values.share("--max-dispersion-error"),
+        "ttft_s": values.duration_s("--max-ttft-error"),
+        "lengths": values.share("--max-length-error"),
+        "uncertainty_s": values.duration_s("--max-clock-uncertainty"),
     }
     warmup_requests = values.count("--warmup-requests") or 0
     if not 0 <= warmup_requests <= 100_000:
@@ -394,26 +313,6 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
 def drain_timeout_s(values: Values) -> float:
     """How long requests in flight have when a run, or a worker's part in it, is stopped."""
     return values.number_or("--drain-timeout", DRAIN_TIMEOUT_S)
-
-
-def _duration(values: Values, flag: str) -> float | None:
-    text = values.text(flag)
-    return None if text is None else duration_s(text, flag)
-
-
-def _share(values: Values, flag: str) -> float | None:
-    """A share as a number or in percent: 0.05 or 5%."""
-    text = values.text(flag)
-    if text is None:
-        return None
-    number, percent = text.removesuffix("%"), text.endswith("%")
-    try:
-        share = float(number.replace("_", " ")) / (100 if percent else 1)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise InputError(f"{flag} must be a share such as 0.05 or 5%, got {text!r}")
-    return share
 
 
 def seed(values: Values) -> int:

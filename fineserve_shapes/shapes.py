@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust import LoadTestShape, events
 
-from fineserve_shapes import options, session
+from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.options import Values
+from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.users import ArrivalUser
+from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
-    from fineserve_shapes.surveying import BackgroundSurvey
-    from fineserve_shapes.synthesis import Synthesis
+    from fineserve_shapes.planning.synthesis import Synthesis
+    from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
 
 # What makes plans is imported where a plan is made: it takes half a second, and workers need none of it.
 
@@ -90,9 +91,9 @@ class ReplayShape(PlanShape):
 
     def plan(self, values: Values) -> Plan:
         """The trace, cut, cleaned and scaled by the options."""
-        from fineserve_shapes.surveying import BackgroundSurvey
+        from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
         from fineserve_shapes.workload.replay import trace_plan
-        from fineserve_shapes.workload.trace import open_trace
+        from fineserve_shapes.workload.traces.trace import open_trace
 
         path = values.path("--request-trace-csv") or self.trace
         if path is None:
@@ -125,7 +126,7 @@ class SyntheticShape(PlanShape):
     num_prompts: ClassVar[int | None] = None
 
     def _logged(self, synthesis: Synthesis, values: Values) -> Plan:
-        from fineserve_shapes.synthesis import ended
+        from fineserve_shapes.planning.synthesis import ended
 
         for line in synthesis.lines:
             logger.info("%s", line)
@@ -145,7 +146,7 @@ class PoissonShape(SyntheticShape):
 
     def plan(self, values: Values) -> Plan:
         """Arrivals by the options; lengths recorded, described or of the prompt file."""
-        from fineserve_shapes.synthesis import poisson
+        from fineserve_shapes.planning.synthesis import poisson
 
         return self._logged(poisson(values, self.request_rate, self.datasets), values)
 
@@ -159,7 +160,7 @@ class ParametricShape(SyntheticShape):
 
     def plan(self, values: Values) -> Plan:
         """Windows, bursts and lengths by the options."""
-        from fineserve_shapes.synthesis import parametric
+        from fineserve_shapes.planning.synthesis import parametric
 
         return self._logged(parametric(values, self.datasets), values)
 

@@ -19,20 +19,21 @@ import gevent
 from locust import User
 
 from fineserve_shapes import __version__, options
-from fineserve_shapes.engine.client import Client
-from fineserve_shapes.engine.descriptors import allow_many
-from fineserve_shapes.engine.preflight import ServedModel, Server, ask, find_model
-from fineserve_shapes.engine.reactor import Reactor
-from fineserve_shapes.engine.retry import Retry429
-from fineserve_shapes.engine.target import Endpoints, Target, unused_proxies
+from fineserve_shapes.client.client import Client
+from fineserve_shapes.client.descriptors import allow_many
+from fineserve_shapes.client.preflight import ServedModel, Server, ask, find_model
+from fineserve_shapes.client.reactor import Reactor
+from fineserve_shapes.client.retry import Retry429
+from fineserve_shapes.client.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.options import Values
+from fineserve_shapes.prompts.opening import Form, Prompt, PromptSource, open_prompts
+from fineserve_shapes.prompts.tokenids import VOCAB_SIZE
+from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
-from fineserve_shapes.protocol.stream import StreamReader, StreamResult
-from fineserve_shapes.workload.prompts import Form, Prompt, PromptSource, open_prompts
-from fineserve_shapes.workload.tokenids import VOCAB_SIZE
+from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.values import Values
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +79,15 @@ class ArrivalUser(User):
         """Make what the request needs, up to a second before it is due. The result is `request.prepared`."""
         return None
 
-    def perform(self, request: PlannedRequest) -> StreamResult | None:
+    def perform(self, request: PlannedRequest) -> Result | None:
         """Send the request and wait for its end.
 
-        Return a StreamResult to have it measured and shown under `name_of`; None where the client has fired Locust's
+        Return a Result to have it measured and shown under `name_of`; None where the client has fired Locust's
         request event itself. An exception is a failure.
         """
         raise NotImplementedError(f"{type(self).__name__}.perform sends a request: override it")
 
-    def result(self, request: PlannedRequest, result: StreamResult) -> None:
+    def result(self, request: PlannedRequest, result: Result) -> None:
         """Called with every result: for what is to be done with answers beside measuring them."""
 
     def tokens_come(self) -> Mapping[int, int]:
@@ -175,7 +176,7 @@ class _OpenAIUser(ArrivalUser):
             reactor.close()
             raise
         self._reactor = reactor
-        self._readers: dict[StreamReader, int] = {}  # of answers that have not ended, with their streams
+        self._readers: dict[AnswerReader, int] = {}  # of answers that have not ended, with their streams
         self._tokens_read: Counter[int] = Counter()  # of those that have, by stream
         return {
             "model": model.name,
@@ -207,11 +208,11 @@ class _OpenAIUser(ArrivalUser):
         """The JSON body of a request."""
         return self._template.body(request.prepared.json, request.output_tokens)
 
-    def perform(self, request: PlannedRequest) -> StreamResult:
+    def perform(self, request: PlannedRequest) -> Result:
         """POST the request and read the answer."""
         body = self.body(request)
 
-        def attempt() -> StreamResult:
+        def attempt() -> Result:
             reader = self._reader(request)
             self._readers[reader] = request.stream
             try:
@@ -250,8 +251,8 @@ class _OpenAIUser(ArrivalUser):
         """Server and prompts."""
         return options.SERVER + options.PROMPTS
 
-    def _reader(self, request: PlannedRequest) -> StreamReader:
-        return StreamReader(self._template.output_tokens(request.output_tokens), *self._choices)
+    def _reader(self, request: PlannedRequest) -> AnswerReader:
+        return AnswerReader(self._template.output_tokens(request.output_tokens), *self._choices)
 
     def _model(self, values: Values, extra: Mapping[str, object], server: Server, timeout_s: float) -> ServedModel:
         named = extra.get("model")
@@ -304,14 +305,14 @@ class ChatUser(_OpenAIUser):
     api = Api.CHAT
 
 
-def failure(error: Exception, sent_s: float) -> StreamResult:
+def failure(error: Exception, sent_s: float) -> Result:
     """The result of a `perform` that raised."""
     outcome = "stream_error"
     if isinstance(error, TimeoutError):
         outcome = "timeout"
     elif isinstance(error, ConnectionError):
         outcome = "connect_error"
-    return StreamResult(outcome, shorten(f"{type(error).__name__}: {error}"), sent_s, time.perf_counter())
+    return Result(outcome, shorten(f"{type(error).__name__}: {error}"), sent_s, time.perf_counter())
 
 
 def _authorization() -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Sending on time: the only room with sockets and timers (gevent)."""
+"""Greenlets that lease, send and collect: master, worker, dispatch. No Locust, no HTTP."""

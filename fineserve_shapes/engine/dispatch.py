@@ -12,10 +12,10 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group
 
-from fineserve_shapes.engine.holder import LeaseHolder
-from fineserve_shapes.engine.leases import Row
-from fineserve_shapes.engine.slots import NO_LOAD, Limit, Load
-from fineserve_shapes.engine.timer import Timer, give_way
+from fineserve_shapes.leases.holder import LeaseHolder
+from fineserve_shapes.leases.lease import Row
+from fineserve_shapes.leases.slots import NO_LOAD, Limit, Load
+from fineserve_shapes.timer import Timer, give_way
 
 logger = logging.getLogger(__name__)
 

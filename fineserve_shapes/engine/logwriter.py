@@ -8,7 +8,7 @@ from collections.abc import Callable
 import gevent
 from gevent.threadpool import ThreadPool
 
-from fineserve_shapes.measure.outbox import Measurements
+from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.requestlog import RequestLog
 
 logger = logging.getLogger(__name__)

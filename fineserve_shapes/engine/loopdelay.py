@@ -9,7 +9,7 @@ import gevent
 import numpy as np
 import numpy.typing as npt
 
-from fineserve_shapes.engine.timer import Timer
+from fineserve_shapes.timer import Timer
 
 EVERY_S = 0.05
 

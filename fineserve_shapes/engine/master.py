@@ -10,16 +10,16 @@ from typing import Any
 
 import gevent
 
-from fineserve_shapes.engine import messages
-from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.loopdelay import LoopDelay
-from fineserve_shapes.engine.messages import MessageError
 from fineserve_shapes.engine.run import MAX_AHEAD_S, Run
-from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.lease import Row
+from fineserve_shapes.leases.messages import MessageError
 from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.fidelity import Process
-from fineserve_shapes.measure.strain import Strain
+from fineserve_shapes.measure.overload import Strain
+from fineserve_shapes.timer import give_way
 
 logger = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from gevent.event import Event
 
-from fineserve_shapes.engine.book import LeaseBook
-from fineserve_shapes.engine.leases import SILENCE_S, Row
 from fineserve_shapes.engine.logwriter import LogWriter
 from fineserve_shapes.engine.prefetch import prefetched
-from fineserve_shapes.engine.slots import Slots
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.leases.book import LeaseBook
+from fineserve_shapes.leases.lease import SILENCE_S, Row
+from fineserve_shapes.leases.slots import Slots
+from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
-from fineserve_shapes.measure.flow import Flow
-from fineserve_shapes.measure.outbox import Measurements
+from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.requestlog import RequestLog
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally

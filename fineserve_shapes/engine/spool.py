@@ -12,7 +12,7 @@ from typing import IO, Any
 import msgpack
 import zstandard
 
-from fineserve_shapes.measure.outbox import Measurements, Outbox
+from fineserve_shapes.measure.measurements import Measurements, Outbox
 from fineserve_shapes.measure.requestlog import RequestLog
 
 logger = logging.getLogger(__name__)

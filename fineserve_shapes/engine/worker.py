@@ -15,22 +15,22 @@ import numpy as np
 from gevent.event import Event
 from gevent.pool import Pool
 
-from fineserve_shapes.engine import messages
-from fineserve_shapes.engine.clock import ClockEstimate
 from fineserve_shapes.engine.dispatch import Dispatcher
-from fineserve_shapes.engine.holder import LeaseHolder
-from fineserve_shapes.engine.leases import Row
 from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.engine.spool import Spool
-from fineserve_shapes.engine.timer import give_way
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.clock import ClockEstimate
+from fineserve_shapes.leases.holder import LeaseHolder
+from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.outbox import Outbox
+from fineserve_shapes.measure.measurements import Outbox
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import FloatArray, Records
 from fineserve_shapes.protocol.openai import shorten
-from fineserve_shapes.protocol.stream import StreamResult
+from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.timer import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,10 @@ class Performer(Protocol):
     def prepare(self, row: Row) -> Any:
         """Make what the row needs, ahead of time."""
 
-    def perform(self, run: str, row: Row, prepared: Any) -> StreamResult:
+    def perform(self, run: str, row: Row, prepared: Any) -> Result:
         """Send the row and wait for its end; never raises but for what kills a greenlet."""
 
-    def warm_up(self, run: str, row: Row) -> StreamResult:
+    def warm_up(self, run: str, row: Row) -> Result:
         """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
 
     def take_reads(self) -> Reads:
@@ -189,8 +189,8 @@ class Worker:
             pool.kill(timeout=5)
         results = [greenlet.value for greenlet in sent]
         errors = [result.error or result.outcome for result in results
-                  if isinstance(result, StreamResult) and result.outcome != "ok"]  # fmt: skip
-        ended = sum(isinstance(result, StreamResult) for result in results)
+                  if isinstance(result, Result) and result.outcome != "ok"]  # fmt: skip
+        ended = sum(isinstance(result, Result) for result in results)
         self._send(messages.WARM, {"run": run, "requests": len(sent), "ok": ended - len(errors),
                                    "error": errors[0] if errors else None})  # fmt: skip
 
@@ -347,7 +347,7 @@ class Worker:
             spool.leave()
 
 
-def _record(row: Row, result: StreamResult, shift_s: float, held_s: float) -> tuple[Any, ...]:
+def _record(row: Row, result: Result, shift_s: float, held_s: float) -> tuple[Any, ...]:
     """The row of RECORD for a request and its result."""
 
     def at(time_s: float | None) -> float:

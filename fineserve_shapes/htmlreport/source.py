@@ -21,7 +21,7 @@ from fineserve_shapes.measure import records
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
-from fineserve_shapes.measure.outbox import GAPS, MAX_ERROR_CHARS, SENT, Measurements
+from fineserve_shapes.measure.measurements import GAPS, MAX_ERROR_CHARS, SENT, Measurements
 from fineserve_shapes.measure.requestlog import SCHEMA
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally

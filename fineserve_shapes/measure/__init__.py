@@ -1,1 +1,1 @@
-"""What happened: outcomes, distributions, and the load delivered beside the load asked for."""
+"""What happened: values in, figures out. No gevent, no Locust."""

@@ -21,7 +21,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import named
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.outbox import Measurements
+from fineserve_shapes.measure.measurements import Measurements
 
 ROW_GROUP_ROWS = 20_000
 ROW_GROUP_BYTES = 2**24

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.changes import Changes
-from fineserve_shapes.measure.columns import Columns
 from fineserve_shapes.measure.histogram import BUCKETS, places
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
-from fineserve_shapes.measure.outbox import Measurements
+from fineserve_shapes.measure.measurements import Measurements
+from fineserve_shapes.measure.serieschanges import Changes
+from fineserve_shapes.measure.seriescolumns import Columns
 from fineserve_shapes.measure.slo import Slo
 
 FloatArray = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fineserve_shapes.measure.delivery import Delivery
-from fineserve_shapes.measure.outbox import Measurements
+from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.series import FloatArray, IntArray, Series
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.steady import Window

@@ -11,7 +11,7 @@ import numpy as np
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.ledger import FAILURES, OK, OUTCOMES
-from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS
+from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.slo import Slo
 
 MAX_LISTED = 1000

@@ -11,13 +11,15 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from fineserve_shapes import options, synthesis
+from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.options import Option, Values
+from fineserve_shapes.options import Option
+from fineserve_shapes.planning import synthesis
 from fineserve_shapes.tracetools import fitting, inspection
 from fineserve_shapes.tracetools.convert import Scaling, convert
 from fineserve_shapes.tracetools.progress import counted
 from fineserve_shapes.tracetools.writing import trace_writer
+from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.lengths import RecordedPairs
 from fineserve_shapes.workload.parametric import open_parametric
@@ -26,7 +28,7 @@ from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.prefixblocks import BLOCK_TOKENS
 from fineserve_shapes.workload.replay import trace_plan
 from fineserve_shapes.workload.synthetic import synthetic_plan
-from fineserve_shapes.workload.trace import Trace, open_trace
+from fineserve_shapes.workload.traces.trace import Trace, open_trace
 
 DATASETS = Path(__file__).parents[2] / "datasets"  # of a checkout; an installed package has none
 COMPARED_ROWS = 2_000_000  # that a fit makes from its parameters to set beside the trace

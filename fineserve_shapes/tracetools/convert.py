@@ -20,17 +20,17 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.progress import counted
 from fineserve_shapes.tracetools.writing import trace_writer
 from fineserve_shapes.workload.block import FloatArray, IntArray
-from fineserve_shapes.workload.cleaning import Cleaner
-from fineserve_shapes.workload.columns import taken
-from fineserve_shapes.workload.forms import PREFIX_COLUMN, find_columns, find_prefixes
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
-from fineserve_shapes.workload.survey import Tally, TraceSurvey
-from fineserve_shapes.workload.timeline import cap_gaps, spread
-from fineserve_shapes.workload.timestamps import DATE_TIME
-from fineserve_shapes.workload.trace import CHUNK_ROWS, nothing_left, open_file
-from fineserve_shapes.workload.tracefile import TraceFile, Wanted
-from fineserve_shapes.workload.traceoptions import TraceOptions
-from fineserve_shapes.workload.units import find_unit
+from fineserve_shapes.workload.traces.cleaning import Cleaner
+from fineserve_shapes.workload.traces.columns import taken
+from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, find_columns, find_prefixes
+from fineserve_shapes.workload.traces.survey import Tally, TraceSurvey
+from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
+from fineserve_shapes.workload.traces.timestamps import DATE_TIME
+from fineserve_shapes.workload.traces.trace import CHUNK_ROWS, nothing_left, open_file
+from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted
+from fineserve_shapes.workload.traces.traceoptions import TraceOptions
+from fineserve_shapes.workload.traces.units import find_unit
 
 RUN_ROWS = 1_000_000  # that are sorted at once
 SAMPLE_EVERY = 1000  # rows, to find where to cut the runs

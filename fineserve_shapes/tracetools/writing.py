@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
-from fineserve_shapes.workload.forms import PREFIX_COLUMN
-from fineserve_shapes.workload.parquetfile import BLOCK_KEY, CLEAN_KEY, UNIT_KEY
-from fineserve_shapes.workload.trace import FORMATS
+from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN
+from fineserve_shapes.workload.traces.parquetfile import BLOCK_KEY, CLEAN_KEY, UNIT_KEY
+from fineserve_shapes.workload.traces.trace import FORMATS
 
 PER_SECOND = 1e6
 MAX_SPAN_S = 9e12  # more microseconds are no 64-bit number

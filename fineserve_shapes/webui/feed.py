@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Process
-from fineserve_shapes.measure.flow import Flow
 from fineserve_shapes.measure.ledger import Ledger, done, failed
 from fineserve_shapes.measure.tally import Tally
 
 if TYPE_CHECKING:
-    from fineserve_shapes.engine.serverscrape import ServerScrape
+    from fineserve_shapes.client.scrape import ServerScrape
 
 RATE_OVER_S = 10.0
 MAX_TEXT = 300

@@ -1,1 +1,1 @@
-"""What to send and when: plans made before anything is sent. Pure NumPy, SciPy, pandas and pyarrow."""
+"""What to send and when, made before anything is sent: NumPy and files. No gevent, no Locust."""

@@ -11,14 +11,14 @@ import numpy as np
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray, IntArray
-from fineserve_shapes.workload.cleaning import Cleaner
 from fineserve_shapes.workload.dataset import Entry, read_entries
-from fineserve_shapes.workload.forms import TraceColumns, find_length_columns
 from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
-from fineserve_shapes.workload.survey import Tally
-from fineserve_shapes.workload.trace import CHUNK_ROWS, open_file, source_digest
-from fineserve_shapes.workload.tracefile import Wanted
-from fineserve_shapes.workload.traceoptions import TraceOptions, normalised
+from fineserve_shapes.workload.traces.cleaning import Cleaner
+from fineserve_shapes.workload.traces.forms import TraceColumns, find_length_columns
+from fineserve_shapes.workload.traces.survey import Tally
+from fineserve_shapes.workload.traces.trace import CHUNK_ROWS, open_file, source_digest
+from fineserve_shapes.workload.traces.tracefile import Wanted
+from fineserve_shapes.workload.traces.traceoptions import TraceOptions, normalised
 
 PAIRS_HELD = 1_000_000  # of a longer file so many are held, drawn at random
 ENTRIES_COUNTED = 4_000  # of a longer prompt file: counting tokens takes a millisecond an entry

@@ -10,7 +10,7 @@ import numpy as np
 
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.plan import Plan
-from fineserve_shapes.workload.trace import Trace, TraceOptions, open_trace
+from fineserve_shapes.workload.traces.trace import Trace, TraceOptions, open_trace
 
 
 def replay_plan(

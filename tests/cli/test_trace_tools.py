@@ -17,7 +17,7 @@ from fineserve_shapes.tracetools import convert as converting
 from fineserve_shapes.tracetools import progress
 from fineserve_shapes.workload.bursts import read_nb
 from fineserve_shapes.workload.replay import trace_plan
-from fineserve_shapes.workload.trace import TraceOptions, open_trace
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 DATA = Path(__file__).parents[3] / "shared" / "data"

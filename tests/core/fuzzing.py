@@ -16,8 +16,8 @@ import httptools
 from captures import WIRE, exchanges
 
 from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.sse import SSEDecoder, SSEError
-from fineserve_shapes.protocol.stream import StreamReader
 
 MAX_EVENT_BYTES = 2048
 MAX_CASE_BYTES = 3000
@@ -80,7 +80,7 @@ def pieces(rng: random.Random, data: bytes) -> list[bytes]:
 class Body:
     """What httptools calls for the body of an answer."""
 
-    def __init__(self, reader: StreamReader) -> None:
+    def __init__(self, reader: AnswerReader) -> None:
         self.reader = reader
 
     def on_body(self, data: bytes) -> None:
@@ -113,7 +113,7 @@ def check(rng: random.Random, bodies: list[tuple[int, bytes]]) -> str:
     status, data = mutated(rng, bodies)
     cut = pieces(rng, data)
     assert events([data]) == events(cut), (data, cut)
-    reader = StreamReader(rng.choice((1, 16, 1000)))
+    reader = AnswerReader(rng.choice((1, 16, 1000)))
     reader.headers(status)
     for piece in cut:
         reader.feed(piece, 1.0)
@@ -122,7 +122,7 @@ def check(rng: random.Random, bodies: list[tuple[int, bytes]]) -> str:
     assert (result.outcome == "ok") == (result.error is None)
     assert result.error is None or len(result.error) <= 320
     assert result.output_tokens is None or result.output_tokens >= 0
-    body = Body(StreamReader(16))
+    body = Body(AnswerReader(16))
     body.reader.headers(status)
     parser = httptools.HttpResponseParser(body)
     try:

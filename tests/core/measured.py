@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.outbox import Measurements, Outbox
+from fineserve_shapes.measure.measurements import Measurements, Outbox
 from fineserve_shapes.measure.records import from_rows
 
 

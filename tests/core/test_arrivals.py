@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from fineserve_shapes.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.workload.arrivals import (
     Arrivals,
     Constant,

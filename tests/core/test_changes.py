@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.measure.changes import MOST, Changes
+from fineserve_shapes.measure.serieschanges import MOST, Changes
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(0, 70))

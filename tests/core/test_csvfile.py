@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from traces import MINIMAL, PUBLISHED, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.csvrecords import LONGEST_RECORD_BYTES, CountedRecords
-from fineserve_shapes.workload.trace import TraceOptions, open_trace
+from fineserve_shapes.workload.traces.csvrecords import LONGEST_RECORD_BYTES, CountedRecords
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 Write = Callable[..., Path]
 

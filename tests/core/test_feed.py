@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from measured import measurements, record
 
+from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
-from fineserve_shapes.measure.flow import Flow
 from fineserve_shapes.measure.ledger import Ledger
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from measured import measurements, record
 
-from fineserve_shapes.dispersion import BurstinessMeter
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.delivery import HOLD_S, Delivery
+from fineserve_shapes.measure.dispersion import BurstinessMeter
 from fineserve_shapes.measure.duration import duration_s
 from fineserve_shapes.measure.fidelity import SPREAD, Accounts, Limits, Process, judge
 from fineserve_shapes.measure.reads import Reads

@@ -9,7 +9,8 @@ import pytest
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import FileNames, named
-from fineserve_shapes.options import Values, settings
+from fineserve_shapes.options import settings
+from fineserve_shapes.values import Values
 
 FLAGS = ("--output-file", "--report", "--request-log")
 

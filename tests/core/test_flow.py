@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.measure.flow import OVER_S, Flow
+from fineserve_shapes.measure.currentrate import OVER_S, Flow
 
 
 def test_before_two_moments_there_is_no_rate():

@@ -19,7 +19,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.htmlreport import figures
 from fineserve_shapes.htmlreport.page import render, write_report
 from fineserve_shapes.htmlreport.source import RunData
-from fineserve_shapes.measure.outbox import MAX_ERROR_CHARS, Measurements
+from fineserve_shapes.measure.measurements import MAX_ERROR_CHARS, Measurements
 from fineserve_shapes.measure.requestlog import RequestLog
 from fineserve_shapes.measure.tally import Tally
 

@@ -11,8 +11,8 @@ import pytest
 from traces import read, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload import jsonlfile
-from fineserve_shapes.workload.trace import TraceOptions, open_trace
+from fineserve_shapes.workload.traces import jsonlfile
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 Write = Callable[..., Path]
 

@@ -12,7 +12,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload import lengthsource
 from fineserve_shapes.workload.lengths import parse_law
 from fineserve_shapes.workload.lengthsource import LengthOptions, open_lengths, parse_strata, read_pairs
-from fineserve_shapes.workload.traceoptions import TraceOptions
+from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
 RNG = 7
 

@@ -15,7 +15,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import BLOCK_ROWS, Block, FloatArray, split
 from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.replay import replay_plan, trace_plan
-from fineserve_shapes.workload.trace import TraceOptions, open_trace
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 
 def block(due_s: FloatArray) -> Block:

@@ -15,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.options import POISSON, Values
-from fineserve_shapes.synthesis import poisson
-from fineserve_shapes.workload.columns import joined
+from fineserve_shapes.options import POISSON
+from fineserve_shapes.planning.synthesis import poisson
+from fineserve_shapes.prompts.opening import PromptSource, open_prompts
+from fineserve_shapes.values import Values
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
-from fineserve_shapes.workload.prompts import PromptSource, open_prompts
 from fineserve_shapes.workload.replay import replay_plan
 from fineserve_shapes.workload.synthetic import SharedPrefixes
-from fineserve_shapes.workload.trace import TraceOptions, open_trace
+from fineserve_shapes.workload.traces.columns import joined
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 ROOT = Path(__file__).parents[2]
 MOONCAKE = ROOT.parent / "shared" / "data" / "mooncake" / "conversation_trace_head.jsonl"
@@ -119,7 +120,7 @@ def word_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from fineserve_shapes.workload.words import WORDS as VOCABULARY
+    from fineserve_shapes.prompts.words import WORDS as VOCABULARY
 
     vocabulary = ["[UNK]", *(word for known in VOCABULARY for word in (known, known.capitalize())), ".", ","]
     model = models.WordLevel({word: rank for rank, word in enumerate(dict.fromkeys(vocabulary))}, unk_token="[UNK]")

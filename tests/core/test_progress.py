@@ -12,8 +12,8 @@ from measured import measurements, record
 from fineserve_shapes.measure.csvtables import write_history, write_table
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.ledger import ASIDE, Ledger, done, failed
+from fineserve_shapes.measure.overload import REPEAT_S, Strain
 from fineserve_shapes.measure.progress import Progress
-from fineserve_shapes.measure.strain import REPEAT_S, Strain
 from fineserve_shapes.measure.tally import Tally
 
 

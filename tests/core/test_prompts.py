@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.prompts.opening import Form, PromptSource, open_prompts
+from fineserve_shapes.prompts.ring import Ring
+from fineserve_shapes.prompts.tokenids import TokenIds, default_ids
+from fineserve_shapes.prompts.tokenizer import load_tokenizer
+from fineserve_shapes.prompts.words import WORDS, sentences
 from fineserve_shapes.workload.dataset import read_texts
-from fineserve_shapes.workload.prompts import Form, PromptSource, open_prompts
-from fineserve_shapes.workload.ring import Ring
-from fineserve_shapes.workload.tokenids import TokenIds, default_ids
-from fineserve_shapes.workload.tokenizer import load_tokenizer
-from fineserve_shapes.workload.words import WORDS, sentences
 
 BLOCK = 16  # tokens of a block of vLLM's prefix cache
 FORMS: tuple[Form, ...] = ("token_ids", "text", "chat")
@@ -172,7 +172,7 @@ def test_no_two_prompts_begin_alike(source: PromptSource) -> None:
 def test_another_process_makes_the_same_prompts(form: Form) -> None:
     """What hash randomisation or the order of a set would break."""
     code = (
-        "from fineserve_shapes.workload.prompts import open_prompts\n"
+        "from fineserve_shapes.prompts.opening import open_prompts\n"
         f"source = open_prompts({form!r}, seed=7)\n"
         "print(source.digest, source.prompt(5, 400).json.decode())"
     )
@@ -421,7 +421,7 @@ def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_cached_when_the_hub_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fineserve_shapes.workload.tokenizer._hub_answers", lambda: False)
+    monkeypatch.setattr("fineserve_shapes.prompts.tokenizer._hub_answers", lambda: False)
 
     with pytest.raises(InputError, match=r"cannot load the tokenizer 'no-such/model': .*--tokenizer takes"):
         open_prompts("text", seed=1, tokenizer="no-such/model")
@@ -513,5 +513,5 @@ def test_the_words_are_distinct_and_enough_for_a_byte_each() -> None:
 
 def test_the_module_loads_without_transformers() -> None:
     """It takes two seconds to import, which runs with token ids need not wait for."""
-    code = "import sys, fineserve_shapes.workload.prompts; assert 'transformers' not in sys.modules"
+    code = "import sys, fineserve_shapes.prompts.opening; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.protocol.stream import StreamReader, StreamResult
+from fineserve_shapes.protocol.answer import AnswerReader
+from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.protocol.tokens import Kind, Pieces, count_tokens
 
 DONE = b"data: [DONE]\n\n"
 
 
-def read(pieces: list[bytes], asked: int | None = 8, whole: bool = True, choices: int = 1) -> StreamResult:
+def read(pieces: list[bytes], asked: int | None = 8, whole: bool = True, choices: int = 1) -> Result:
     """Read pieces that come at 1 s, 2 s, ...; sent at 0.5 s; HTTP ends a second after the last."""
-    reader = StreamReader(asked, choices)
+    reader = AnswerReader(asked, choices)
     reader.headers(200)
     for number, piece in enumerate(pieces, 1):
         reader.feed(piece, float(number))
@@ -158,7 +159,7 @@ def test_the_end_is_the_last_event_where_there_is_no_done():
 
 @pytest.mark.parametrize("how", ["timeout", "stream_error"])
 def test_a_server_that_does_not_close_after_done_has_answered(how: str):
-    reader = StreamReader(2)
+    reader = AnswerReader(2)
     reader.headers(200)
     for at_s, piece in enumerate([content("a"), content("b", "stop"), DONE], 1):
         reader.feed(piece, float(at_s))
@@ -168,7 +169,7 @@ def test_a_server_that_does_not_close_after_done_has_answered(how: str):
 
 
 def test_a_deadline_after_every_finish_reason_changes_nothing():
-    reader = StreamReader(2)
+    reader = AnswerReader(2)
     reader.headers(200)
     reader.feed(content("a", "stop"), 1.0)
     assert reader.stop("timeout", "no progress for 300 s", 0.5, 301.0).outcome == "ok"
@@ -215,7 +216,7 @@ def test_the_guard_and_short_know_of_several_choices():
 
 
 def test_candidates_count_in_the_guard_alone():
-    reader = StreamReader(600, choices=1, candidates=3)
+    reader = AnswerReader(600, choices=1, candidates=3)
     reader.headers(200)
     for _ in range(3000):
         reader.feed(content(), 1.0)

@@ -15,7 +15,7 @@ from measured import measurements, record
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.outbox import GAPS, SENT, Measurements
+from fineserve_shapes.measure.measurements import GAPS, SENT, Measurements
 from fineserve_shapes.measure.series import COUNTS, QUANTITIES, Series
 from fineserve_shapes.measure.slo import Slo
 

@@ -10,12 +10,13 @@ from captures import WIRE, exchange, exchanges
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.protocol.stream import StreamReader, StreamResult
+from fineserve_shapes.protocol.answer import AnswerReader
+from fineserve_shapes.protocol.result import Result
 
 
-def read(pieces: list[bytes], asked: int = 8, status: int = 200, whole: bool = True) -> StreamResult:
+def read(pieces: list[bytes], asked: int = 8, status: int = 200, whole: bool = True) -> Result:
     """Read pieces that come at 1 s, 2 s, ...; sent at 0.5 s."""
-    reader = StreamReader(asked)
+    reader = AnswerReader(asked)
     reader.headers(status)
     for number, piece in enumerate(pieces, 1):
         reader.feed(piece, float(number))
@@ -172,14 +173,14 @@ def test_a_finish_reason_is_enough_without_done():
 
 
 def test_comments_are_no_progress():
-    reader = StreamReader(8)
+    reader = AnswerReader(8)
     reader.headers(200)
     assert not reader.feed(b": keep-alive\n\n", 1.0)
     assert reader.feed(tokens("a")[0], 2.0)
 
 
 def test_a_server_that_never_stops_is_given_up():
-    reader = StreamReader(asked_tokens=10)
+    reader = AnswerReader(asked_tokens=10)
     reader.headers(200)
     chunk = tokens("a", finish=None)[0]
     for number in range(5000):
@@ -190,14 +191,14 @@ def test_a_server_that_never_stops_is_given_up():
 
 
 def test_a_deadline_after_an_error_event_is_the_error():
-    reader = StreamReader(8)
+    reader = AnswerReader(8)
     reader.headers(200)
     reader.feed(b'data: {"error":"boom"}\n\n', 1.0)
     assert reader.stop("timeout", "no progress", 0.0, 2.0).outcome == "stream_error"
 
 
 def test_an_error_body_is_kept_in_bounded_memory():
-    reader = StreamReader(8)
+    reader = AnswerReader(8)
     reader.headers(500)
     for _ in range(100):
         reader.feed(b"x" * 10_000, 1.0)

@@ -11,12 +11,12 @@ from measured import measurements, record
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
 from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
-from fineserve_shapes.measure.outbox import MAX_ERROR_KINDS, OTHER_ERRORS, Measurements, Outbox
-from fineserve_shapes.measure.report import summary_text
+from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS, Measurements, Outbox
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.summary import summarise
+from fineserve_shapes.measure.summarytext import summary_text
 from fineserve_shapes.measure.tally import Tally
-from fineserve_shapes.results import tls_verified
+from fineserve_shapes.runner.conclusion import tls_verified
 
 PLAN = {"requests": 300, "span_s": 30.0, "rate_rps": 10.0, "fingerprint": "f" * 16}
 RUN = {"run": "r", "mode": "replay", "host": "http://h", "model": "m"}

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fineserve_shapes.dispersion import BurstinessMeter
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.options import PARAMETRIC, POISSON, Option, Values
-from fineserve_shapes.synthesis import ended, parametric, poisson
+from fineserve_shapes.measure.dispersion import BurstinessMeter
+from fineserve_shapes.options import PARAMETRIC, POISSON, Option
+from fineserve_shapes.planning.synthesis import ended, parametric, poisson
+from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.plan import Plan
 

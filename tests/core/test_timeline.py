@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.workload.columns import Columns, joined, pieces
-from fineserve_shapes.workload.timeline import cap_gaps, spread
+from fineserve_shapes.workload.traces.columns import Columns, joined, pieces
+from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
 
 TIMES = st.lists(st.one_of(st.floats(0, 30), st.integers(0, 30).map(float)), min_size=1, max_size=50).map(sorted)
 

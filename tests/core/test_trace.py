@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from traces import AZURE, DENSE, MINIMAL, MOONCAKE, PUBLISHED, read, real, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.trace import DIGEST_WHOLE_BYTES, TraceOptions, open_trace, source_digest
+from fineserve_shapes.workload.traces.trace import DIGEST_WHOLE_BYTES, TraceOptions, open_trace, source_digest
 
 # --- columns
 

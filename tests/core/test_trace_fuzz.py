@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.trace import FORMATS, TraceOptions, open_trace
+from fineserve_shapes.workload.traces.trace import FORMATS, TraceOptions, open_trace
 
 CSV = b"input_length,output_length,latency,timestamp,architecture,scale\n" + b"".join(
     b"%d,%d,0.1,%d,Dense,<10B\n" % (i + 1, i % 5, i * 100_000) for i in range(20)

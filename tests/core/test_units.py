@@ -11,8 +11,8 @@ import pytest
 from traces import AZURE, DENSE, MINIMAL, MOONCAKE, PUBLISHED, read, real, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.timestamps import PER_SECOND
-from fineserve_shapes.workload.trace import TraceOptions, open_trace
+from fineserve_shapes.workload.traces.timestamps import PER_SECOND
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 BURSTGPT = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type"
 SPANS = r"; say --timestamp-unit s, ms, us or ns: its [\d,]+ rows span .* in s, .* in ms, .* in us, .* in ns$"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fineserve_shapes.workload.columns import Columns, joined
-from fineserve_shapes.workload.trace import Trace
+from fineserve_shapes.workload.traces.columns import Columns, joined
+from fineserve_shapes.workload.traces.trace import Trace
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 DENSE = DATA / "fineserve" / "replay" / "Dense_30to100B.csv"

@@ -23,10 +23,11 @@ import gevent
 from gevent.hub import get_hub
 from gevent.server import StreamServer
 
-from fineserve_shapes.engine.client import Client, Deadlines
-from fineserve_shapes.engine.reactor import Reactor
-from fineserve_shapes.engine.target import Target
-from fineserve_shapes.protocol.stream import StreamReader, StreamResult
+from fineserve_shapes.client.client import Client, Deadlines
+from fineserve_shapes.client.reactor import Reactor
+from fineserve_shapes.client.target import Target
+from fineserve_shapes.protocol.answer import AnswerReader
+from fineserve_shapes.protocol.result import Result
 
 PATH = "/v1/completions"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -255,9 +256,9 @@ class Lab:
         return client
 
 
-def post(client: Client, body: bytes = b"{}", *, asked: int = 3, request_id: str = "run-0") -> StreamResult:
+def post(client: Client, body: bytes = b"{}", *, asked: int = 3, request_id: str = "run-0") -> Result:
     """Send one request."""
-    return client.post(PATH, body, StreamReader(asked), {"X-Request-Id": request_id})
+    return client.post(PATH, body, AnswerReader(asked), {"X-Request-Id": request_id})
 
 
 def descriptors() -> int:

@@ -32,11 +32,12 @@ from servers import (
     whole,
 )
 
-from fineserve_shapes.engine.client import Client, Deadlines
-from fineserve_shapes.engine.reactor import Reactor
-from fineserve_shapes.engine.target import Target
+from fineserve_shapes.client.client import Client, Deadlines
+from fineserve_shapes.client.reactor import Reactor
+from fineserve_shapes.client.target import Target
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.protocol.stream import StreamReader, StreamResult
+from fineserve_shapes.protocol.answer import AnswerReader
+from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 _block = monkey.get_original("time", "sleep")
@@ -57,7 +58,7 @@ def simulator() -> Iterator[SimulatorProcess]:
         yield simulator
 
 
-def failed(result: StreamResult, outcome: str, text: str) -> None:
+def failed(result: Result, outcome: str, text: str) -> None:
     assert (result.outcome, text in str(result.error)) == (outcome, True), result
     assert result.error is not None
     assert len(result.error) <= 300
@@ -485,7 +486,7 @@ def test_a_client_that_is_closed_closes_what_lingers(lab: Lab) -> None:
 def test_a_whole_answer_without_done_and_without_an_end_is_no_timeout(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fineserve_shapes.engine.client._SILENCE_S", 0.2)
+    monkeypatch.setattr("fineserve_shapes.client.client._SILENCE_S", 0.2)
     answer = HEAD + b"".join(map(chunk, events()[:-1]))
     server = lab.serve(lambda peer: (peer.request() and peer.send(answer)) or peer.gone())
     result = post(lab.client(server.url))
@@ -796,7 +797,7 @@ def test_a_header_that_would_be_more_than_one_is_refused(lab: Lab, header: dict[
         lab.client(server.url, headers=header)
     assert "Evil: 1" not in str(refused.value)
     with pytest.raises(InputError, match=r"holds characters that no header can hold"):
-        lab.client(server.url).post(PATH, b"{}", StreamReader(1), header)
+        lab.client(server.url).post(PATH, b"{}", AnswerReader(1), header)
     assert server.connections == 0
 
 
@@ -900,7 +901,7 @@ def test_a_client_that_is_busy_elsewhere_does_not_add_to_the_servers_latency(lab
 
 
 def test_the_end_is_the_time_of_the_last_read_however_late_the_greenlet_wakes(lab: Lab) -> None:
-    class Busy(StreamReader):
+    class Busy(AnswerReader):
         """Keeps the hub busy between the last read and the greenlet's turn."""
 
         __slots__ = ()

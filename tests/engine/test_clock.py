@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine.clock import KEPT_PINGS, MAX_DRIFT, ClockEstimate
+from fineserve_shapes.leases.clock import KEPT_PINGS, MAX_DRIFT, ClockEstimate
 
 SLACK_S = 1e-6  # of float64 at a skew of up to some days
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine.dealing import LEAST_SHARE, PATIENCE_S, Dealer, Pace
+from fineserve_shapes.leases.dealing import LEAST_SHARE, PATIENCE_S, Dealer, Pace
 
 shares = st.dictionaries(st.sampled_from("abcdef"), st.floats(LEAST_SHARE, 1.0), min_size=1)
 

@@ -9,9 +9,9 @@ import gevent
 import pytest
 
 from fineserve_shapes.engine.dispatch import Dispatcher
-from fineserve_shapes.engine.holder import LeaseHolder
-from fineserve_shapes.engine.leases import Lease, Row
-from fineserve_shapes.engine.slots import Limit
+from fineserve_shapes.leases.holder import LeaseHolder
+from fineserve_shapes.leases.lease import Lease, Row
+from fineserve_shapes.leases.slots import Limit
 
 SCHEDULING_S = 0.05  # by how much a loaded machine may be late
 

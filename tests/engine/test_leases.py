@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine.book import LeaseBook
-from fineserve_shapes.engine.holder import LeaseHolder
-from fineserve_shapes.engine.leases import FENCE_S, Lease, Report, Row
-from fineserve_shapes.engine.slots import Limit, Load, Slots
+from fineserve_shapes.leases.book import LeaseBook
+from fineserve_shapes.leases.holder import LeaseHolder
+from fineserve_shapes.leases.lease import FENCE_S, Lease, Report, Row
+from fineserve_shapes.leases.slots import Limit, Load, Slots
 from fineserve_shapes.workload.block import Block
 
 

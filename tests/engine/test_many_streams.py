@@ -12,11 +12,12 @@ import gevent
 import pytest
 from servers import PATH, descriptors
 
-from fineserve_shapes.engine.client import Client, Deadlines
-from fineserve_shapes.engine.descriptors import FEW, allow_many
-from fineserve_shapes.engine.reactor import Reactor
-from fineserve_shapes.engine.target import Target
-from fineserve_shapes.protocol.stream import StreamReader, StreamResult
+from fineserve_shapes.client.client import Client, Deadlines
+from fineserve_shapes.client.descriptors import FEW, allow_many
+from fineserve_shapes.client.reactor import Reactor
+from fineserve_shapes.client.target import Target
+from fineserve_shapes.protocol.answer import AnswerReader
+from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 STREAMS = 10_000
@@ -37,10 +38,10 @@ def test_ten_thousand_hanging_streams_cost_bounded_memory_and_end() -> None:
     with SimulatorProcess(ttft_ms=5, itl_ms=5, fault="stall=1") as simulator:
         client = Client(Target(simulator.url), reactor, deadlines)
         open_before, before_kb = descriptors(), resident_kb()
-        results: list[StreamResult] = []
+        results: list[Result] = []
 
         def one() -> None:
-            results.append(client.post(PATH, BODY, StreamReader(5)))
+            results.append(client.post(PATH, BODY, AnswerReader(5)))
 
         greenlets = []
         for start in range(0, STREAMS, 250):

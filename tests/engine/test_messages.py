@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine.leases import Batch, Lease, Report, Row
-from fineserve_shapes.engine.messages import MessageError, pack_lease, pack_report, unpack_lease, unpack_report
+from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
+from fineserve_shapes.leases.messages import MessageError, pack_lease, pack_report, unpack_lease, unpack_report
 
 rows = st.builds(Row, st.floats(0, 1e6), st.integers(0, 2**62), st.integers(1, 2**30), st.integers(1, 2**30),
                  st.integers(0, 100),

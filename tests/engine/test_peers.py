@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine import master, messages
-from fineserve_shapes.engine.holder import LeaseHolder
+from fineserve_shapes.engine import master
 from fineserve_shapes.engine.master import Master
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.engine.worker import Worker
-from fineserve_shapes.measure.outbox import Outbox
+from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.holder import LeaseHolder
+from fineserve_shapes.measure.measurements import Outbox
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.peers import MAX_WARNINGS, Mailbox
+from fineserve_shapes.runner.mailbox import MAX_WARNINGS, Mailbox
 from fineserve_shapes.workload.block import Block
 
 LETTERS = st.text(max_size=5)

@@ -32,11 +32,11 @@ from servers import (
     whole,
 )
 
-from fineserve_shapes.engine.preflight import ServedModel, Server, ask, find_model
-from fineserve_shapes.engine.target import Endpoints, Target
-from fineserve_shapes.engine.tls import tls_context
+from fineserve_shapes.client.preflight import ServedModel, Server, ask, find_model
+from fineserve_shapes.client.target import Endpoints, Target
+from fineserve_shapes.client.tls import tls_context
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.protocol.stream import StreamReader
+from fineserve_shapes.protocol.answer import AnswerReader
 
 
 @pytest.fixture
@@ -256,8 +256,8 @@ def drip(peer: Peer) -> None:
 LOOK = """
 from gevent import monkey; monkey.patch_all()
 import sys, time
-from fineserve_shapes.engine.preflight import Server, find_model
-from fineserve_shapes.engine.target import Endpoints, Target
+from fineserve_shapes.client.preflight import Server, find_model
+from fineserve_shapes.client.target import Endpoints, Target
 for url in sys.argv[1:]:
     started_s = time.perf_counter()
     try:
@@ -307,7 +307,7 @@ def asks(
     server = server_at(url, {"X-Team": "a"}, context)
     model = ServedModel("tiny", listed=listed)
     try:
-        in_thread(lambda: ask(server, PATH, body, StreamReader(1), model, timeout_s, {"X-Request-Id": "preflight-1"}))
+        in_thread(lambda: ask(server, PATH, body, AnswerReader(1), model, timeout_s, {"X-Request-Id": "preflight-1"}))
     except InputError as error:
         text = str(error)
         assert "\n" not in text

@@ -8,8 +8,8 @@ import logging
 import gevent
 import pytest
 
-from fineserve_shapes.engine import progressline
-from fineserve_shapes.engine.progressline import ProgressLine
+from fineserve_shapes.runner import progressline
+from fineserve_shapes.runner.progressline import ProgressLine
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,7 @@ import pytest
 from gevent import monkey
 from servers import Lab, descriptors, settled
 
-from fineserve_shapes.engine.reactor import SWEEP_S, Reactor
+from fineserve_shapes.client.reactor import SWEEP_S, Reactor
 
 _socketpair = monkey.get_original("socket", "socketpair")
 

@@ -13,8 +13,8 @@ from gevent import monkey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine import receivestamps
-from fineserve_shapes.engine.receivestamps import StampedSocket, keep_stamping
+from fineserve_shapes.client import receivestamps
+from fineserve_shapes.client.receivestamps import StampedSocket, keep_stamping
 
 _wait = monkey.get_original("time", "sleep")
 _socket = monkey.get_original("socket", "socket")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import Lab, Peer, post, sized, whole
 
-from fineserve_shapes.engine.retry import MAX_WAIT_S, Retry429, retry_after_s
+from fineserve_shapes.client.retry import MAX_WAIT_S, Retry429, retry_after_s
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.protocol.stream import StreamResult
+from fineserve_shapes.protocol.result import Result
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def test_retries_are_bounded(lab: Lab) -> None:
     assert (len(tries), result.status, result.retried) == (5, 429, True)
 
 
-def refusal(sent_s: float, wait_s: float | None) -> StreamResult:
-    return StreamResult("http_error", "HTTP 429", sent_s, sent_s + 0.1, status=429, retry_after_s=wait_s)
+def refusal(sent_s: float, wait_s: float | None) -> Result:
+    return Result("http_error", "HTTP 429", sent_s, sent_s + 0.1, status=429, retry_after_s=wait_s)
 
 
 def test_no_attempt_begins_after_the_time_for_the_whole_request() -> None:

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import gevent
 import pytest
 
-from fineserve_shapes.engine import serverscrape
-from fineserve_shapes.engine.serverscrape import TRIES, ServerScrape
-from fineserve_shapes.engine.target import Target
+from fineserve_shapes.client import scrape as serverscrape
+from fineserve_shapes.client.scrape import TRIES, ServerScrape
+from fineserve_shapes.client.target import Target
 
 
 class Server:

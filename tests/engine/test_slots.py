@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fineserve_shapes.engine.slots import LOST_S, Limit, Load, Slots
+from fineserve_shapes.leases.slots import LOST_S, Limit, Load, Slots
 
 
 class Worker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fineserve_shapes.engine.target import Endpoints, Target, unused_proxies
+from fineserve_shapes.client.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.request import Api
 

@@ -10,7 +10,7 @@ import gevent
 import pytest
 from servers import descriptors
 
-from fineserve_shapes.engine.timer import Timer
+from fineserve_shapes.timer import Timer
 
 EARLY_S = 1e-4
 LATE_S = 0.05  # for a machine that has other things to do

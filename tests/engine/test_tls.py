@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fineserve_shapes.engine.tls import tls_context
+from fineserve_shapes.client.tls import tls_context
 from fineserve_shapes.errors import InputError
 
 

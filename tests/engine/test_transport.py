@@ -33,8 +33,8 @@ from servers import (
     whole,
 )
 
-from fineserve_shapes.engine.target import Target
-from fineserve_shapes.engine.transport import ConnectError, connect
+from fineserve_shapes.client.target import Target
+from fineserve_shapes.client.transport import ConnectError, connect
 
 _block = monkey.get_original("time", "sleep")
 

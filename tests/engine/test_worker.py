@@ -12,12 +12,13 @@ import gevent
 import numpy as np
 import pytest
 
-from fineserve_shapes.engine import messages, spool
-from fineserve_shapes.engine.leases import Lease, Row
+from fineserve_shapes.engine import spool
 from fineserve_shapes.engine.worker import Worker
+from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.lease import Lease, Row
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import FloatArray, Records
-from fineserve_shapes.protocol.stream import StreamResult
+from fineserve_shapes.protocol.result import Result
 
 
 class Performer:
@@ -32,17 +33,17 @@ class Performer:
     def prepare(self, row: Row) -> Any:
         return None
 
-    def perform(self, run: str, row: Row, prepared: Any) -> StreamResult:
+    def perform(self, run: str, row: Row, prepared: Any) -> Result:
         now_s = time.perf_counter()
         if row.request == 1:
-            return StreamResult("http_error", "=HTTP 500", now_s, now_s, status=500)
+            return Result("http_error", "=HTTP 500", now_s, now_s, status=500)
         times_s = now_s + np.array([0.01, 0.02, 0.03])
-        return StreamResult("ok", None, now_s, now_s + 0.03, now_s + 0.01, now_s + 0.01, now_s + 0.03, times_s)
+        return Result("ok", None, now_s, now_s + 0.03, now_s + 0.01, now_s + 0.01, now_s + 0.03, times_s)
 
-    def warm_up(self, run: str, row: Row) -> StreamResult:
+    def warm_up(self, run: str, row: Row) -> Result:
         self.warmed.append(f"{run}-w{row.request}")
         now_s = time.perf_counter()
-        return StreamResult("ok" if row.request else "timeout", None if row.request else "slow", now_s, now_s)
+        return Result("ok" if row.request else "timeout", None if row.request else "slow", now_s, now_s)
 
     def tokens_come(self) -> dict[int, int]:
         return {0: 3}

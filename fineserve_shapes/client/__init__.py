@@ -1,0 +1,1 @@
+"""Sockets to the server under test. No leases, no Locust."""

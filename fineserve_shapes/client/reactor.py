@@ -1,0 +1,145 @@
+"""Reactor: one hub callback that serves every socket with something to read.
+
+A greenlet switch per chunk costs more than all that a client does with the chunk. So streams are read here, in the hub,
+and a greenlet wakes up once per request, when its answer has ended.
+
+Where the kernel stamps what comes, a piece need not be read at once: only before the next piece of the same stream. So
+sockets are looked at by the clock while answers are awaited, at an interval that follows the gaps between tokens, which
+saves most of the waking up. A tick reads few sockets, and the hub goes round between ticks: what is due goes out first.
+Without stamps the time of a read is all there is, and every piece wakes the reader.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import gevent
+from gevent import monkey
+from gevent.hub import get_hub
+
+from fineserve_shapes.client.readlog import ReadLog
+from fineserve_shapes.client.receivestamps import keep_stamping
+from fineserve_shapes.timer import Alarm, give_way
+
+logger = logging.getLogger(__name__)
+
+_READABLE = 1  # libev's READ
+_EPOLLIN = 1
+_READS_PER_TICK = 48  # then others have their turn: what is read later has its stamp all the same, what is due has not
+_SHORTEST_TICK_S = 0.0005
+_LONGEST_TICK_S = 0.005
+_TICKS_PER_GAP = 4
+_CHECKS_PER_TURN = 500
+SWEEP_S = 0.1
+
+
+class Watched(Protocol):
+    """Something with deadlines."""
+
+    def check(self, now_s: float) -> None:
+        """Give up if a deadline has passed."""
+
+
+class Reactor:
+    """Reads sockets and keeps deadlines for one process. Make it after a fork, not before."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._stamping = keep_stamping()  # from before the first connection to after the last
+        self._epoll = monkey.get_original("select", "epoll")()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._watched: set[Watched] = set()
+        self.reads = ReadLog()
+        self.emptied_s = clock()
+        """When all sockets were last known to be empty: what is read now came later."""
+        self._alarm: Alarm | None = None
+        self._ticking = False
+        if self._stamping is not None:
+            self._alarm = Alarm(self._tick)
+        else:
+            self._watcher = get_hub().loop.io(self._epoll.fileno(), _READABLE)  # epoll descriptors can be polled too
+            self._watcher.start(self._drain)
+        self._sweeper = gevent.spawn(self._sweep)
+
+    @property
+    def stamps(self) -> bool:
+        """Whether the kernel says when bytes came; else it is the time at which they were read."""
+        return self._stamping is not None
+
+    def add(self, fd: int, on_readable: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is readable or has ended; the callback must not block or switch."""
+        self._readers[fd] = on_readable
+        self._epoll.register(fd, _EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Forget a descriptor; before it is closed."""
+        if self._readers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def watch(self, watched: Watched) -> None:
+        """Check its deadlines from now on, and look for what it waits for."""
+        self._watched.add(watched)
+        if self._alarm is not None and not self._ticking:
+            self._ticking = True
+            self._alarm.set(self._clock() + self._interval_s)
+
+    def unwatch(self, watched: Watched) -> None:
+        """Check them no more."""
+        self._watched.discard(watched)
+
+    def close(self) -> None:
+        """Stop; the sockets are their owners' to close."""
+        self._readers.clear()  # a connection that is closed after this has nothing to remove
+        self._watched.clear()
+        self._sweeper.kill(block=False)
+        if self._alarm is not None:
+            self._alarm.close()
+        else:
+            self._watcher.stop()
+            self._watcher.close()
+        self._epoll.close()
+        if self._stamping is not None:
+            self._stamping.close()
+
+    @property
+    def _interval_s(self) -> float:
+        return min(max(self.reads.gap_s / _TICKS_PER_GAP, _SHORTEST_TICK_S), _LONGEST_TICK_S)
+
+    def _tick(self) -> None:
+        more = self._drain()
+        self._ticking = bool(self._watched)
+        if self._ticking and self._alarm is not None:
+            # by the hub, not in a loop here: what is due goes out in between
+            self._alarm.set(self._clock() + (0.0 if more else self._interval_s))
+
+    def _drain(self) -> bool:
+        """Read what is there; whether there may be more."""
+        began_s = self._clock()
+        found = self._epoll.poll(0, _READS_PER_TICK)
+        for fd, _events in found:
+            on_readable = self._readers.get(fd)  # a callback before it may have removed it
+            if on_readable is None:
+                continue
+            try:
+                on_readable()
+            except Exception:  # gevent would stop the watcher, and with it every stream of the process
+                logger.exception("a connection could not be read; its deadline will end it")
+                self.remove(fd)
+        if len(found) < _READS_PER_TICK:
+            self.emptied_s = began_s
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        while True:
+            gevent.sleep(SWEEP_S)
+            if self._epoll.closed:  # the end of this greenlet is under way
+                return
+            while not self._ticking and self._drain():  # connections that are idle may end
+                give_way()
+            for count, watched in enumerate(list(self._watched), 1):
+                watched.check(self._clock())
+                if count % _CHECKS_PER_TURN == 0:  # ten thousand at once would hold up what is due
+                    give_way()

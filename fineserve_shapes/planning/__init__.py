@@ -1,0 +1,1 @@
+"""Options become plans. Nothing runs here, and nothing is logged."""

@@ -1,0 +1,1 @@
+"""A request becomes tokens or text of exactly the asked length."""

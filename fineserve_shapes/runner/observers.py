@@ -1,0 +1,128 @@
+"""Observers: all that looks at a run from outside: the LLM tab, Prometheus, the scrape of the server, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gevent
+from prometheus_client import CollectorRegistry
+
+from fineserve_shapes import options
+from fineserve_shapes.client.scrape import ServerScrape
+from fineserve_shapes.client.target import Endpoints, Target
+from fineserve_shapes.engine.run import Run, Settings
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.filenames import named
+from fineserve_shapes.htmlreport.page import write_report
+from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.runner.conclusion import About
+from fineserve_shapes.values import Values
+from fineserve_shapes.webui import pages
+from fineserve_shapes.webui.endpoint import Endpoint
+from fineserve_shapes.webui.feed import Feed
+from fineserve_shapes.webui.prometheus import RunCollector
+from fineserve_shapes.workload.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+
+class Observers:
+    """The observers of a driving process. Raises InputError where the Prometheus endpoint cannot listen.
+
+    web_ui: Locust's, None where there is none. options: the parsed command line.
+    """
+
+    def __init__(self, web_ui: Any, options: Any) -> None:
+        self.feed = Feed()
+        self._registry = CollectorRegistry()
+        self._registry.register(RunCollector(self.feed))
+        self.report_file: Path | None = None  # of the next run, or the one that goes on
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if web_ui is not None:
+            pages.install(web_ui, self.feed, self._registry)
+        address = Values(options).text("--prometheus-port")
+        self._endpoint = None if address is None else Endpoint(address, self._registry)
+
+    def prepare(self, settings: Settings, report_file: Path | None) -> Settings:
+        """What a run needs for its report: a request log, even where nobody asked for one to keep."""
+        self.report_file = report_file
+        if report_file is None or settings.request_log is not None:
+            return settings
+        self._discard_scratch()
+        self._scratch = tempfile.TemporaryDirectory(prefix="fineserve-")
+        return dataclasses.replace(settings, request_log=Path(self._scratch.name) / "{run}.parquet")
+
+    def begin(self, run: Run, plan: Plan, values: Values, about: About) -> None:
+        """A run begins."""
+
+        def now() -> dict[str, Any]:
+            facts = next(iter(run.facts.values()), {})
+            error = None if run.failure is None else str(run.failure)
+            known = dataclasses.asdict(about)
+            return {**known, "model": facts.get("model"), "requests": plan.requests, "error": error}
+
+        scrape = server_scrape(values, about.host, run)
+        self.feed.begin(run, now, scrape)
+        if scrape is not None:
+            scrape.start()
+
+    def finish(self, summary: dict[str, Any] | None) -> None:
+        """The run is over; its summary gets what the server said of itself. None: it never began."""
+        scrape = self.feed.scrape
+        self.feed.finish()
+        if summary is not None and self._scratch is not None:
+            summary["request_log"] = {"path": None}  # ours alone, and soon gone
+        if scrape is None:
+            return
+        scrape.stop()
+        if summary is not None and len(scrape.series):
+            summary["server_metrics"] = {
+                "url": scrape.url, "failures": scrape.failures, **scrape.series.figures(),
+                "series": scrape.series.as_dict(),
+            }  # fmt: skip
+
+    def report(self, run: Run, summary: dict[str, Any]) -> None:
+        """Write the report where one was asked for: the request log has been closed."""
+        if self.report_file is not None and run.log is not None:
+            out, log = named(self.report_file, run.id), run.log.log.path
+            itl = {stream: totals.latencies["itl"] for stream, totals in run.tally.streams.items()}
+            try:
+                gevent.get_hub().threadpool.apply(lambda: write_report([RunData.read(log, summary, itl)], out))
+            except (OSError, InputError) as error:
+                logger.error("cannot write the report %s: %s (--report)", out, error)
+            except Exception:  # the run is over and its figures are written: they do not fall with their picture
+                logger.exception("making the report %s failed", out)
+            else:
+                logger.info("the report is in %s", out)
+        self._discard_scratch()
+
+    def close(self) -> None:
+        """The process ends."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+        self._discard_scratch()
+
+    def _discard_scratch(self) -> None:
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+
+def server_scrape(values: Values, host: str | None, run: Run) -> ServerScrape | None:
+    """The scrape that the options ask for: off, a URL, or by itself where the server is vLLM and answers."""
+    asked = values.text("--scrape-server-metrics") or "auto"
+    if asked == "off" or (asked == "auto" and (host is None or values.text("--backend") != "vllm")):
+        return None
+    if asked == "auto":
+        assert host is not None
+        target = Target(host)
+        path = Endpoints(target, values.text("--endpoint")).page("/metrics")
+    else:
+        target = Target(asked, "--scrape-server-metrics takes auto, off or a URL")
+        path = (target.path or "/metrics") + (f"?{target.query}" if target.query else "")
+    context = options.tls(values) if target.tls else None
+    return ServerScrape(target, path, lambda: run.now_s, insist=asked != "auto", context=context)

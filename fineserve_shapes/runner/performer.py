@@ -1,0 +1,176 @@
+"""Performer: from a row of the plan to a call of the locustfile's user class, and on to Locust's statistics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import gevent
+import locust.stats
+import numpy as np
+from locust.stats import StatsEntry
+
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.leases.lease import Row
+from fineserve_shapes.measure import records
+from fineserve_shapes.measure.ledger import OK
+from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
+from fineserve_shapes.measure.reads import Reads
+from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.protocol.openai import shorten
+from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
+
+logger = logging.getLogger(__name__)
+
+METRIC = "METRIC"
+_LAST_INDEX = 2**32 - 1  # prompts differ for all indices up to there
+
+
+class UserPerformer:
+    """Turns rows into calls of the locustfile's user class, and results into Locust's events and statistics."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        self._user: ArrivalUser | None = None
+        self._kinds: set[str] = set()
+
+    def open(self) -> dict[str, Any]:
+        """Make the user and get it ready."""
+        classes = [found for found in self._environment.user_classes if issubclass(found, ArrivalUser)]
+        if len(classes) != 1:
+            names = ", ".join(found.__name__ for found in classes) or "none"
+            raise InputError(f"a plan of one stream takes one ArrivalUser class in the locustfile, found {names}")
+        user = classes[0](self._environment)
+        facts: dict[str, Any] = user.open()
+        try:
+            user.on_start()
+        except BaseException:
+            user.close()
+            raise
+        self._user = user
+        return facts
+
+    def prepare(self, row: Row) -> Any:
+        """What the user makes ahead of time."""
+        assert self._user is not None
+        return self._user.prepare(_planned("", row, None))
+
+    def perform(self, run: str, row: Row, prepared: Any) -> Result:
+        """Call the user, and tell Locust."""
+        user = self._user
+        assert user is not None
+        sent_s = time.perf_counter()
+        request = _planned(run, row, prepared)
+        shown: Result | None = None
+        try:
+            if prepared is None:
+                request = _planned(run, row, user.prepare(request))
+            shown = user.perform(request)
+            result = shown or Result("ok", None, sent_s, time.perf_counter())
+            user.result(request, result)
+        except gevent.GreenletExit:
+            result = Result("cancelled", "the run was stopped", sent_s, time.perf_counter())
+        except Exception as error:
+            logger.debug("request %s failed", request.id, exc_info=True)
+            shown = result = failure(error, sent_s)
+        if shown is not None and result.outcome != "cancelled":
+            self._fire(user.name_of(request), request, shown)
+        return result
+
+    def warm_up(self, run: str, row: Row) -> Result:
+        """Call the user and tell nobody; the prompt is one that no request of the plan has."""
+        user = self._user
+        assert user is not None
+        sent_s = time.perf_counter()
+        request = PlannedRequest(f"{run}-w{row.request}", _LAST_INDEX - row.request, 0.0, row.input_tokens,
+                                 row.output_tokens, row.stream)  # fmt: skip
+        try:
+            result = user.perform(replace(request, prepared=user.prepare(request)))
+        except gevent.GreenletExit:
+            return Result("cancelled", "the warm-up took too long", sent_s, time.perf_counter())
+        except Exception as error:
+            return failure(error, sent_s)
+        return result or Result("ok", None, sent_s, time.perf_counter())
+
+    def take_reads(self) -> Reads:
+        """What the user knows."""
+        return Reads() if self._user is None else self._user.take_reads()
+
+    def tokens_come(self) -> Mapping[int, int]:
+        """What the user knows."""
+        return {} if self._user is None else self._user.tokens_come()
+
+    def measured(self, rows: Records, itl_s: FloatArray) -> None:
+        """Show metrics of requests that ended as rows of their own."""
+        ok = rows[rows["outcome"] == OK]
+        for metric, values_s in (
+            ("TTFT", records.ttft_s(ok)),
+            ("TPOT", records.tpot_s(ok)),
+            ("ITL", itl_s),
+            ("lag", np.maximum(records.lag_s(rows), 0.0)),
+        ):
+            self._log(metric, 1e3 * values_s)
+        self._log("output tokens", ok["output_tokens"].astype(np.float64))
+
+    def close(self) -> None:
+        """The run is over."""
+        if self._user is not None:
+            user, self._user = self._user, None
+            user.on_stop()
+            user.close()
+
+    def _fire(self, name: tuple[str, str], request: PlannedRequest, result: Result) -> None:
+        """One request event per request that was answered or failed, so that RPS, failures and Aggregated are true.
+
+        What we cancelled is neither: the ledger counts it.
+        """
+        self._environment.events.request.fire(
+            request_type=name[0],
+            name=name[1],
+            response_time=1e3 * result.e2e_s,
+            response_length=result.body_bytes,
+            exception=None if result.outcome == "ok" else RequestFailure(self._kind(result)),
+            context={"id": request.id, "index": request.index},
+            start_time=time.time() - (time.perf_counter() - result.sent_s),
+        )
+
+    def _kind(self, result: Result) -> str:
+        """What Locust's failures tab shows: it keeps every different text for ever, so there may only be some hundred."""
+        text = f"{result.outcome}: {shorten(result.error or '')}"
+        if text not in self._kinds and len(self._kinds) >= MAX_ERROR_KINDS:
+            text = f"{result.outcome}: {OTHER_ERRORS}"
+        self._kinds.add(text)
+        return text
+
+    def _log(self, metric: str, values: FloatArray) -> None:
+        """Add values to a METRIC row, as `StatsEntry.log` does one by one: not as requests, which count in the totals."""
+        values = values[values >= 0]  # neither NaN (no such moment) nor -1 (not known)
+        if not len(values):
+            return
+        entry: StatsEntry = self._environment.stats.entries[(metric, METRIC)]
+        now_s = time.time()
+        entry.num_requests += len(values)
+        entry.num_reqs_per_sec[int(now_s)] += len(values)
+        entry.last_request_timestamp = now_s
+        entry.total_response_time += float(values.sum())
+        least = float(values.min())
+        entry.min_response_time = least if entry.min_response_time is None else min(entry.min_response_time, least)
+        entry.max_response_time = max(entry.max_response_time, float(values.max()))
+        distinct, counts = np.unique(np.round(values, 1), return_counts=True)
+        for value, count in zip(distinct.tolist(), counts.tolist(), strict=True):
+            entry.response_times[locust.stats.bucket_response_time(value)] += count
+
+
+class RequestFailure(Exception):
+    """Why a request failed, as Locust's failures tab shows it."""
+
+
+def _planned(run: str, row: Row, prepared: Any) -> PlannedRequest:
+    return PlannedRequest(
+        f"{run}-{row.request}", row.request, row.due_s, row.input_tokens, row.output_tokens, row.stream, prepared,
+        row.prefix,
+    )  # fmt: skip

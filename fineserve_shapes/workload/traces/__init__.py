@@ -1,0 +1,1 @@
+"""Recorded traces: files of many forms become the same columns."""
