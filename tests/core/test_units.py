@@ -166,10 +166,18 @@ def test_a_fraction_speaks_against_a_form_of_whole_numbers(write, form):
     lines, name = in_form(form, [0, 61.114, 62])
     path = write(*lines, name=name)
     with pytest.raises(
-        InputError, match=f"the unit of column timestamp cannot be told: .*61.114 is no whole number{SPANS}"
+        InputError, match=f"the unit of column timestamp cannot be told: .*61.114 is no whole number.*{SPANS}"
     ):
         open_trace(path)
     assert open_trace(path, TraceOptions(timestamp_unit="s")).survey.span_s == 62
+
+
+def test_a_part_of_a_microsecond_is_what_arithmetic_leaves_unless_the_rate_is_wrong_too(write):
+    lines, name = in_form("fineserve", [0, 16666.7, 33333.3])
+    assert open_trace(write(*lines, name=name)).survey.timestamp_unit == "us"
+    lines, name = in_form("fineserve", [0, 61.7, 133.3])
+    with pytest.raises(InputError, match=r"61.7 is no whole number, and 2.25e\+04 requests a second are hardly"):
+        open_trace(write(*lines, name=name))
 
 
 @pytest.mark.parametrize("form", ["bailian", "burstgpt"])

@@ -71,6 +71,20 @@ def test_text_in_a_number_names_file_row_column_and_value(tmp_path: Path):
         assert part in line
 
 
+def test_a_trace_whose_unit_nobody_can_know_asks_for_it(tmp_path: Path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("at,in,out\n" + "".join(f"{1_718_000_000 + row},5,5\n" for row in range(61)))
+    names = ("--timestamp-column", "at", "--input-length-column", "in", "--output-length-column", "out")
+    line = refusal(tmp_path, "--request-trace-csv", trace, *names)
+    assert "say --timestamp-unit s, ms, us or ns: its 61 rows span 1.0 min in s, 0.06 s in ms" in line
+
+
+def test_a_row_with_a_field_too_many_names_file_and_row(tmp_path: Path):
+    (tmp_path / "trace.csv").write_text("timestamp,input_length,output_length\n0,5,5\n200,1,200,7\n")
+    line = refusal(tmp_path, "--request-trace-csv", tmp_path / "trace.csv")
+    assert "trace.csv: row 2 (line 3) has 4 fields where the header names 3: '200,1,200,7'" in line
+
+
 def test_an_empty_trace_is_refused(tmp_path: Path):
     assert "trace.csv" in refusal(tmp_path, "--request-trace-csv", write_trace(tmp_path / "trace.csv", []))
 

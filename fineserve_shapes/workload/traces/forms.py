@@ -29,8 +29,7 @@ class Form:
     """A published trace, known by its three columns and by further ones.
 
     further: columns that it must have. without: columns that it must not have. alone: it has no column but the three.
-    unit: of its timestamps, whole numbers from the trace's start unless it is "s"; None where they are date-times,
-        which need none.
+    unit: of its timestamps, which count from the trace's start; None where they are date-times, which need none.
     block_tokens: how many tokens of a prompt stand behind one id of a shared block, where it has such ids.
     """
 

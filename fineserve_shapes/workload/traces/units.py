@@ -7,7 +7,7 @@ import numpy as np
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.traces.forms import Form, TraceColumns, form_of
-from fineserve_shapes.workload.traces.survey import human_span
+from fineserve_shapes.workload.traces.survey import PLAUSIBLE_RATE_RPS, human_span
 from fineserve_shapes.workload.traces.timestamps import (
     DATE_TIME,
     DATE_TIMES_PER_SECOND,
@@ -29,10 +29,11 @@ def find_unit(file: TraceFile, columns: TraceColumns, asked: str) -> TimestampUn
     1. What the file says: date-times (they need no unit; to give one is an error), then what was asked for, then a
        unit stored in the file.
     2. The unit of the published form (`FORMS`) that the file's columns, by their own names, make it one of, unless its
-       values speak against it. Published timestamps count from the start of their trace, in microseconds or
-       milliseconds as whole numbers. So a value with a fraction speaks against these two units, here and in any row
-       that comes later, and values that would be dates of this century (in any unit, counted from 1970) speak against
-       every form. Where the flag says another unit than such dates have, there is a warning.
+       values speak against it. Published timestamps count from the start of their trace, those in microseconds and
+       milliseconds as whole numbers. So against every form speak values that would all be dates of this century (in any
+       unit, counted from 1970); against milliseconds a fraction, here and in any row that comes later; and against
+       microseconds a fraction where the rate does too, since arithmetic may leave a part of a microsecond. Where the
+       flag says another unit than such dates have, there is a warning.
     3. Else nobody can know: InputError, with the span that each unit would give.
 
     What no single value shows, such as whole seconds in a form of milliseconds, shows in the rate: see `Tally`.
@@ -62,7 +63,7 @@ def find_unit(file: TraceFile, columns: TraceColumns, asked: str) -> TimestampUn
     contrary = _contrary(form, _numbers(head))
     if contrary is not None:
         raise _unknown(file, columns, f": {form.title} is in {form.unit}, but {contrary}")
-    return TimestampUnit(form.unit, PER_SECOND[form.unit], form.title, whole=form.unit != "s")
+    return TimestampUnit(form.unit, PER_SECOND[form.unit], form.title, whole=form.unit == "ms")
 
 
 def _contrary(form: Form, ticks: FloatArray) -> str | None:
@@ -71,9 +72,15 @@ def _contrary(form: Form, ticks: FloatArray) -> str | None:
     if unit is not None:
         return f"{ticks[0]:.17g} looks like a time in {unit} since 1970, and the form counts from the trace's start"
     broken = fractional(ticks)
-    if form.unit != "s" and broken.any():
-        return f"{ticks[np.argmax(broken)].item()!r} is no whole number"
-    return None
+    if form.unit == "s" or not broken.any():
+        return None
+    contrary = f"{ticks[np.argmax(broken)].item()!r} is no whole number"
+    if form.unit == "ms":
+        return contrary
+    span_s = float(np.ptp(ticks)) / PER_SECOND["us"]
+    if not span_s or len(ticks) / span_s < PLAUSIBLE_RATE_RPS[1]:
+        return None
+    return f"{contrary}, and {len(ticks) / span_s:.3g} requests a second are hardly what was recorded"
 
 
 def _since_1970(ticks: FloatArray) -> str | None:
