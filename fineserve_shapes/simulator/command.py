@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.simulator import fitcommand
 from fineserve_shapes.simulator.connection import Limits
 from fineserve_shapes.simulator.engineflags import (
     add_engine_flags,
@@ -49,6 +50,7 @@ def add_parser(commands: Any) -> None:
         "server with continuous batching does, and generates words without meaning. Its figures are a simulator's.",
     )
     parser.set_defaults(run=run)
+    fitcommand.add_parser(parser.add_subparsers(metavar="fit", title="calibration"))
     server = parser.add_argument_group("server")
     server.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
