@@ -35,8 +35,9 @@ format: $(READY)  ## put the code into its format
 bench: $(READY)  ## measure speed and accuracy; figures are printed, none is asserted
 	$(BIN)/python -m benchmarks
 
-coverage: $(READY)  ## certified bounds against known quantiles, RUNS (10000) of each workload: half an hour
+coverage: $(READY)  ## certified bounds and capacities against known truths, RUNS (10000) and SEARCHES (200) of each: an hour
 	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.searches
 
 soak: $(READY)  ## run for DURATION seconds (1200) with workers killed and a faulty server; memory is printed
 	$(BIN)/python -m benchmarks.soak $(DURATION)
