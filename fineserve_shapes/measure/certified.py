@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -121,4 +121,26 @@ class Tails:
         """By latency (`ttft`, `ttft_from_due`, `tpot`, `e2e_latency`) and quantile (`p90`, `p99`, `p99.9`)."""
         return {
             name: {title: bound(blocks, q) for title, q in QUANTILES.items()} for name, blocks in self._blocks.items()
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """The bounds as plain values, for a summary: `p99_ttft_bound_ms` and so on (None: too few requests), and `bounds`:
+        the confidence, and by latency and quantile the method and how many independent requests there were."""
+        found = self.bounds()
+        return {
+            **{
+                f"{title}_{name}_bound_ms": None if one.value_s is None else 1e3 * one.value_s
+                for name, by_quantile in found.items()
+                for title, one in by_quantile.items()
+            },
+            "bounds": {
+                "confidence": CONFIDENCE,
+                **{
+                    name: {
+                        title: {"method": one.method, "effective_requests": one.effective}
+                        for title, one in by_quantile.items()
+                    }
+                    for name, by_quantile in found.items()
+                },
+            },
         }

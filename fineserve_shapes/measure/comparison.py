@@ -144,7 +144,8 @@ class _Resampled:
             np.bincount(block[order] * cells + cell, minlength=BLOCKS * cells).reshape(BLOCKS, cells).astype(np.float64)
         )
         largest = values[np.searchsorted(cell, np.arange(cells), side="right") - 1]
-        below = np.cumsum(self._drawn @ counts, axis=1)
+        below = self._drawn @ counts
+        np.cumsum(below, axis=1, out=below)
         for title, q in _QUANTILES.items():
             point = float(values[max(math.ceil(q * n) - 1, 0)])
             resampled = None

@@ -195,3 +195,20 @@ def test_time_held_back_is_no_lag_but_counts_from_due():
 def test_the_requests_that_were_retried_are_listed():
     tally = tally_of([record(5, retried=True), record(6), record(2, retried=True)])
     assert summary_of(tally, ok=3)["retried_requests"] == [2, 5]
+
+
+def test_quantiles_have_upper_bounds_where_there_are_requests_enough():
+    summary = summary_of(tally_of([record(i) for i in range(500)]), ok=500)
+    assert summary["p99_ttft_bound_ms"] == pytest.approx(200, rel=2 * RELATIVE_ERROR)
+    assert summary["p90_tpot_bound_ms"] == pytest.approx(20, rel=2 * RELATIVE_ERROR)
+    assert summary["p99.9_ttft_ms"] == pytest.approx(200, rel=RELATIVE_ERROR)
+    assert summary["p99.9_ttft_bound_ms"] is None
+    assert summary["bounds"]["confidence"] == 0.99
+    assert summary["bounds"]["ttft"]["p99"] == {"method": "binomial", "effective_requests": 500}
+    assert "p99 bound: p99 is at most that, with 99% confidence" in summary_text(summary)
+
+
+def test_the_warm_up_is_in_no_bound():
+    slow = [record(i, first_token_s=0.1 * i + 5, last_token_s=0.1 * i + 6, end_s=0.1 * i + 6.1) for i in range(50)]
+    summary = summary_of(tally_of(slow + [record(i) for i in range(50, 550)], warmup_s=5.0), ok=550)
+    assert summary["p99_ttft_bound_ms"] == pytest.approx(200, rel=2 * RELATIVE_ERROR)
