@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench soak fuzz clean
+.PHONY: help demo test lint format bench coverage soak fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +34,10 @@ format: $(READY)  ## put the code into its format
 
 bench: $(READY)  ## measure speed and accuracy; figures are printed, none is asserted
 	$(BIN)/python -m benchmarks
+
+coverage: $(READY)  ## certified bounds and capacities against known truths, RUNS (10000) and SEARCHES (200) of each: an hour
+	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.searches
 
 soak: $(READY)  ## run for DURATION seconds (1200) with workers killed and a faulty server; memory is printed
 	$(BIN)/python -m benchmarks.soak $(DURATION)

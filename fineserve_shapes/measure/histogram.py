@@ -27,6 +27,11 @@ def places(values_s: FloatArray) -> IntArray:
     return np.clip(found, 0, BUCKETS - 1).astype(np.int64)
 
 
+def edges_s(places: IntArray) -> FloatArray:
+    """The longest durations that buckets hold, shape (n,); the last bucket holds longer ones too."""
+    return np.asarray(SMALLEST_S * _RATIO ** places.astype(np.float64))
+
+
 def middles_s(places: IntArray) -> FloatArray:
     """The durations that stand for buckets, shape (n,)."""
     return np.asarray(SMALLEST_S * _RATIO ** places.astype(np.float64) * 2 / (1 + _RATIO))

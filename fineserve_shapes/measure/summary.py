@@ -8,7 +8,7 @@ from typing import Any
 from fineserve_shapes.measure.ledger import Ledger, failed
 from fineserve_shapes.measure.steady import throughput
 from fineserve_shapes.measure.tally import Tally
-from fineserve_shapes.measure.totals import Totals, distribution
+from fineserve_shapes.measure.totals import Totals, distribution, ms
 
 
 def summarise(
@@ -17,11 +17,12 @@ def summarise(
     """The summary as one JSON object.
 
     The names of the FineServe generator come first (`duration`, `completed`, `request_throughput`, `mean_ttft_ms`, ...),
-    then `steady` (see `steady.throughput`), `goodput`, `streams` (as `Tally.table` has them), `plan`, `ledger` and
-    `fidelity` (as `judge` has it). Durations under those names are in milliseconds as the names say; `duration` is in
-    seconds, from the start of the run, or the end of its warm-up, to the end of its last request: the time that requests
-    took to end after the last one was sent is in it, and in the throughputs beside it; in those of `steady` it is not.
-    Rows due in the warm-up are in the ledger, and in nothing else. None stands for what was not measured.
+    then `steady` (see `steady.throughput`), upper bounds on the quantiles (`p99_ttft_bound_ms`, ..., `bounds`; see
+    `Tails.figures`), `goodput`, `streams` (as `Tally.table` has them), `plan`, `ledger` and `fidelity` (as `judge` has
+    it). Durations under those names are in milliseconds as the names say; `duration` is in seconds, from the start of the
+    run, or the end of its warm-up, to the end of its last request: the time that requests took to end after the last one
+    was sent is in it, and in the throughputs beside it; in those of `steady` it is not. Rows due in the warm-up are in
+    the ledger, and in nothing else. None stands for what was not measured.
     """
     totals = tally.total
     summary: dict[str, Any] = {
@@ -42,7 +43,9 @@ def summarise(
             f"median_{name}_ms": found["p50_ms"],
             f"std_{name}_ms": found["std_ms"],
             **{f"p{q}_{name}_ms": found[f"p{q}_ms"] for q in (90, 95, 99)},
+            f"p99.9_{name}_ms": ms(histogram.quantile(0.999)),
         }
+    summary |= tally.tails.figures()
     summary["goodput"] = goodput(tally, totals, ledger)
     summary["tokens"] = {
         "asked_output": totals.asked_output_tokens,

@@ -46,12 +46,14 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         *_goodput_lines(summary["goodput"]),
         *_server_lines(summary.get("server_metrics") or {}),
         "",
-        f"{'ms':<15}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p95", "p99")),
+        f"{'ms':<15}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p95", "p99", "p99 bound")),
     ]
     for title, name in _LATENCY_ROWS:
         values = [summary[f"{statistic}_{name}_ms"] for statistic in ("mean", "median", "p90", "p95", "p99")]
+        values.append(summary.get(f"p99_{name}_bound_ms"))
         if values[0] is not None and not (name == "visible_ttft" and _all_visible(summary)):
             lines.append(f"{title:<15}" + "".join(f"{_number(value):>10}" for value in values))
+    lines += _bound_lines(summary["bounds"])
     for error in summary["errors"][:_MAX_ERRORS]:
         lines.append(f"{error['requests']:,} x {error['outcome']}: {error['error']}")
     if len(summary["errors"]) > _MAX_ERRORS:
@@ -143,6 +145,15 @@ def _server_lines(server: Mapping[str, Any]) -> list[str]:
         length = _number(server["mean_acceptance_length"])
         parts.append(f"{rate:.1%} of draft tokens were accepted, {length} tokens a step")
     return [f"server: {'; '.join(parts)}"] if parts else []
+
+
+def _bound_lines(bounds: Mapping[str, Any]) -> list[str]:
+    """How sure the bounds are, and where requests were not independent."""
+    heaps = [title for title, name in _LATENCY_ROWS if bounds.get(name, {}).get("p99", {}).get("method") == "blocks"]
+    return [
+        f"p99 bound: p99 is at most that, with {bounds['confidence']:.0%} confidence (-: too few requests to tell)"
+        + (f"; requests that hang together count as fewer: {', '.join(heaps)}" if heaps else "")
+    ]
 
 
 def _count(value: int | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.measure.certified import Tails
 from fineserve_shapes.measure.delivery import Delivery
 from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.series import FloatArray, IntArray, Series
@@ -16,9 +17,9 @@ from fineserve_shapes.measure.totals import Totals
 
 
 class Tally:
-    """Totals by stream, the series, and the load asked for beside the load delivered.
+    """Totals by stream, the series, the tails of all streams together, and the load asked for beside the load delivered.
 
-    slo: what makes an answer good. warmup_s: rows due before that time stay out of the totals (their errors do not);
+    slo: what makes an answer good. warmup_s: rows due before that time stay out of totals and tails (their errors do not);
     the series has them.
     """
 
@@ -27,6 +28,7 @@ class Tally:
         self.warmup_s = warmup_s
         self.series = Series(slo)
         self.delivery = Delivery(allowed_lag_s)
+        self.tails = Tails()
         self.streams: dict[int, Totals] = {}
         self.planned_in_warmup = 0
 
@@ -60,6 +62,7 @@ class Tally:
             lambda: self.series.add(measured),
             lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["lag_s"]),
             lambda: self._add_to_totals(measured),
+            lambda: self.tails.add(measured.records[measured.records["due_s"] >= self.warmup_s]),
         ]
 
     def _add_to_totals(self, measured: Measurements) -> None:

@@ -281,3 +281,20 @@ def test_what_the_server_had_cached_and_guessed_is_one_line_where_it_says_so():
     assert "server: 500 of 2,000 prompt tokens were cached (25.0%)\n" in summary_text(summary)
     summary["server_metrics"] |= {"draft_acceptance_rate": 0.625, "mean_acceptance_length": 2.5}
     assert "(25.0%); 62.5% of draft tokens were accepted, 2.5 tokens a step\n" in summary_text(summary)
+
+
+def test_quantiles_have_upper_bounds_where_there_are_requests_enough():
+    summary = summary_of(tally_of([record(i) for i in range(500)]), ok=500)
+    assert summary["p99_ttft_bound_ms"] == pytest.approx(200, rel=2 * RELATIVE_ERROR)
+    assert summary["p90_tpot_bound_ms"] == pytest.approx(20, rel=2 * RELATIVE_ERROR)
+    assert summary["p99.9_ttft_ms"] == pytest.approx(200, rel=RELATIVE_ERROR)
+    assert summary["p99.9_ttft_bound_ms"] is None
+    assert summary["bounds"]["confidence"] == 0.99
+    assert summary["bounds"]["ttft"]["p99"] == {"method": "binomial", "effective_requests": 500}
+    assert "p99 bound: p99 is at most that, with 99% confidence" in summary_text(summary)
+
+
+def test_the_warm_up_is_in_no_bound():
+    slow = [record(i, first_token_s=0.1 * i + 5, last_token_s=0.1 * i + 6, end_s=0.1 * i + 6.1) for i in range(50)]
+    summary = summary_of(tally_of(slow + [record(i) for i in range(50, 550)], warmup_s=5.0), ok=550)
+    assert summary["p99_ttft_bound_ms"] == pytest.approx(200, rel=2 * RELATIVE_ERROR)

@@ -1,0 +1,114 @@
+"""Decision: whether a load keeps to an SLO, taken as early as is sound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.dependence import effective
+from fineserve_shapes.measure.saturation import growth
+from fineserve_shapes.measure.shares import lower, upper
+
+FloatArray = npt.NDArray[np.float64]
+
+LOOKS = (0.25, 0.5, 0.75, 1.0)
+"""When a step is looked at, as shares of its longest duration without the warm-up."""
+SUSPICION = 0.95
+STEP_ERROR = 0.005
+"""How often a step may hold wrongly, and how often it may fail wrongly: a search takes about ten."""
+
+
+class Verdict(StrEnum):
+    """What came of a step. invalid: the load asked for was not delivered, so that it says nothing of the server."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    UNDECIDED = "undecided"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A step so far, by block of time (each of shape (b,), in order, of a second or so), the warm-up left out.
+
+    totals: requests due. missed: those that did not meet the SLO, whatever became of them. nearly: those that missed, or
+    would have with half of each limit: they show what binds requests together before there are many misses. in_flight:
+    the mean number of requests in flight; empty: not known. block_s: length of a block.
+    """
+
+    totals: FloatArray
+    missed: FloatArray
+    nearly: FloatArray | None = None
+    in_flight: FloatArray = field(default_factory=lambda: np.empty(0))
+    block_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """verdict; why, in words for a person; the share that met the SLO with its interval, as far as it is known; and how
+    many independent requests were seen."""
+
+    verdict: Verdict
+    why: str
+    share: float | None = None
+    low: float = 0.0
+    high: float = 1.0
+    effective: float = 0.0
+
+
+def spent(progress: float, error: float = STEP_ERROR) -> float:
+    """How much of the allowed error may be spent up to there: error * t^2.
+
+    Source: Kim and DeMets, Biometrika 74, 1987; the idea: Lan and DeMets, Biometrika 70, 1983. Little is spent early,
+    where only a clear case should decide.
+    """
+    return error * min(max(progress, 0.0), 1.0) ** 2
+
+
+def checked_share(slo_share: float) -> float:
+    """The share, if it is one. Raises InputError for 0 and 1 too: of neither could a sample be sure."""
+    if not 0 < slo_share < 1:
+        raise InputError(f"--slo-share must lie between 0 and 1, both left out, got {slo_share:g}")
+    return slo_share
+
+
+def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR) -> Decision:
+    """Decide at the look of that number, from 0, if that can be done.
+
+    `holds`: the share of requests that meet the SLO is at least `slo_share`, with confidence, and there is no suspicion
+    (95 %) that requests in flight grow. `fails`: the share is less, or requests in flight grow without end, however well
+    the SLO is met so far. At the last look `undecided` is final.
+
+    Notes
+    -----
+    Who looks again and again until something is significant will see it by chance. The looks are therefore fixed
+    beforehand (`LOOKS`), and each may err with what `spent` adds from the look before. These errors add up to `error` at
+    most, however the looks depend on each other (Boole's inequality), for `holds` and for `fails`, each of which shares
+    its own between misses and growth. Bounds are Clopper's and Pearson's, on the effective sample size.
+    """
+    may_err = spent(LOOKS[look], error) - (spent(LOOKS[look - 1], error) if look else 0.0)
+    n, missed = float(seen.totals.sum()), float(seen.missed.sum())
+    if not n:
+        return Decision(Verdict.UNDECIDED, "no request was due")
+    marks = [seen.missed] if seen.nearly is None else [seen.missed, seen.nearly]
+    worth = min(effective(marked, seen.totals, 1 - may_err) for marked in marks)
+    most = float(upper(missed / n * worth, worth, 1 - may_err))
+    least = float(lower(missed / n * worth, worth, 1 - may_err / 2))
+    share, low, high = 1 - missed / n, 1 - most, 1 - least
+    at_s = np.arange(len(seen.in_flight), dtype=np.float64) * seen.block_s
+    grown, suspected = (growth(at_s, seen.in_flight, confidence) for confidence in (1 - may_err / 2, SUSPICION))
+    if high < slo_share:
+        why, verdict = f"{share:.2%} met the SLO, at most {high:.2%}: less than {slo_share:.4g}", Verdict.FAILS
+    elif grown is not None and grown.grows:
+        why = f"requests in flight grow by {grown.slope_rps:.3g} per second, at least {grown.low_rps:.3g}"
+        verdict = Verdict.FAILS
+    else:
+        why = f"{share:.2%} met the SLO, between {low:.2%} and {high:.2%}"
+        verdict = Verdict.HOLDS if low >= slo_share else Verdict.UNDECIDED
+        if verdict is Verdict.HOLDS and suspected is not None and suspected.grows:
+            why, verdict = f"{why}, but requests in flight may grow", Verdict.UNDECIDED
+    return Decision(verdict, why, share, low, high, worth)
