@@ -94,6 +94,11 @@ class ArrivalUser(User):
         """Output tokens that have come so far, by stream, of answers that have not ended as well. Empty: not known."""
         return {}
 
+    def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
+        """Requests whose first token came since the last call, with when they were sent and when it came (perf_counter);
+        of answers that have not ended. Empty: not known."""
+        return []
+
     def take_reads(self) -> Reads:
         """How late tokens were read since the last call. Empty: not known."""
         return Reads()
@@ -177,6 +182,9 @@ class _OpenAIUser(ArrivalUser):
             raise
         self._reactor = reactor
         self._readers: dict[AnswerReader, int] = {}  # of answers that have not ended, with their streams
+        self._awaited: dict[
+            AnswerReader, PlannedRequest
+        ] = {}  # of those whose first token has not come, or is not told
         self._tokens_read: Counter[int] = Counter()  # of those that have, by stream
         return {
             "model": model.name,
@@ -212,13 +220,20 @@ class _OpenAIUser(ArrivalUser):
         """POST the request and read the answer."""
         body = self.body(request)
 
+        attempts = 0
+
         def attempt() -> Result:
+            nonlocal attempts
             reader = self._reader(request)
             self._readers[reader] = request.stream
+            attempts += 1
+            if attempts == 1:  # a later one counts from when the first was sent, which its end tells
+                self._awaited[reader] = request
             try:
                 return self._client.post(self._path, body, reader, {"X-Request-Id": request.id})
             finally:
                 del self._readers[reader]
+                self._awaited.pop(reader, None)
                 self._tokens_read[request.stream] += reader.tokens
 
         return self._retry.perform(attempt)
@@ -229,6 +244,16 @@ class _OpenAIUser(ArrivalUser):
         for reader, stream in self._readers.items():
             come[stream] += reader.tokens
         return come
+
+    def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
+        """As their readers have them."""
+        found = [(reader, request) for reader, request in self._awaited.items() if reader.first_token_s is not None]
+        told = []
+        for reader, request in found:
+            del self._awaited[reader]
+            if reader.sent_s is not None and reader.first_token_s is not None:
+                told.append((request, reader.sent_s, reader.first_token_s))
+        return told
 
     def take_reads(self) -> Reads:
         """By the kernel's stamps, where there are some."""

@@ -330,7 +330,7 @@ class Client:
             len(body),
             body,
         )
-        sent_s = _now()
+        reader.sent_s = sent_s = _now()
         reused = retried = False
         connection: Connection | None = None
         try:

@@ -18,7 +18,7 @@ from fineserve_shapes.measure.requestlog import RequestLog
 logger = logging.getLogger(__name__)
 
 _KEPT = ("records", "errors", "token_times")
-_LEFT_OUT = {"sent": b"", "gaps": b"", "itl": []}  # in which a request log has no interest
+_LEFT_OUT = {"sent": b"", "first": b"", "gaps": b"", "itl": []}  # in which a request log has no interest
 
 
 class Spool:

@@ -7,8 +7,8 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import gevent
 import numpy as np
@@ -17,6 +17,8 @@ from gevent.pool import Pool
 
 from fineserve_shapes.engine.dispatch import Dispatcher
 from fineserve_shapes.engine.loopdelay import LoopDelay
+from fineserve_shapes.engine.performing import Performer
+from fineserve_shapes.engine.recording import NOT_TOLD, record_of
 from fineserve_shapes.engine.spool import Spool
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases import messages
@@ -24,7 +26,6 @@ from fineserve_shapes.leases.clock import ClockEstimate
 from fineserve_shapes.leases.holder import LeaseHolder
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.machine import machine
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import Outbox
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import FloatArray, Records
@@ -44,37 +45,6 @@ CONFIRM_S = 2.0  # for the master to confirm the last report of a worker that le
 GONE_S = 5.0  # a master that has not been heard for so long
 
 Send = Callable[[str, dict[str, Any]], None]
-
-
-class Performer(Protocol):
-    """Turns rows into requests: the part of a worker that knows servers."""
-
-    def open(self) -> dict[str, Any]:
-        """Get ready (tokenizer, a first look at the server); facts for the master. Raises InputError where it cannot."""
-
-    def prepare(self, row: Row) -> Any:
-        """Make what the row needs, ahead of time."""
-
-    def perform(self, run: str, row: Row, prepared: Any) -> Result:
-        """Send the row and wait for its end; never raises but for what kills a greenlet."""
-
-    def warm_up(self, run: str, row: Row) -> Result:
-        """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
-
-    def take_reads(self) -> Reads:
-        """How late tokens were read since the last call."""
-
-    def tokens_come(self) -> Mapping[int, int]:
-        """Output tokens that have come since `open`, by stream, those of answers that have not ended included.
-
-        Empty where that is not known.
-        """
-
-    def measured(self, rows: Records, itl_s: FloatArray) -> None:
-        """Requests that ended since the last call, and the gaps between their chunks, shape (n,), seconds."""
-
-    def close(self) -> None:
-        """The run is over."""
 
 
 class Worker:
@@ -109,6 +79,7 @@ class Worker:
         self._draining = self._leaving = self._dismissed = False
         self._drained = Event()
         self._outbox = Outbox()
+        self._told: dict[int, tuple[float, float]] = {}  # sent and first token, of requests that have not ended
         self._unshown: list[tuple[Records, FloatArray]] = []
         self._in_flight: Counter[int] = Counter()  # by stream
         self._loop_delay: LoopDelay | None = None
@@ -167,6 +138,7 @@ class Worker:
         self._draining = self._dismissed = False
         self._drained = Event()
         self._holder = LeaseHolder(fenced=not self._local)
+        self._told = {}
         self._outbox = Outbox(
             messages.data_field(data, "warmup_s", float), bool(messages.data_field(data, "token_times", int))
         )
@@ -273,7 +245,8 @@ class Worker:
         self._holder.done(row.request, result.outcome)
         error = None if result.outcome == "ok" else (result.outcome, shorten(result.error or ""))
         shift_s = self._shift_s
-        self._outbox.add(_record(row, result, shift_s, held_s), result.chunk_times_s + shift_s, error)
+        told = self._told.pop(row.request, NOT_TOLD)
+        self._outbox.add(record_of(row, result, shift_s, held_s, told), result.chunk_times_s + shift_s, error)
 
     def _report_regularly(self, run: str) -> None:
         while run == self._run:
@@ -284,6 +257,10 @@ class Worker:
 
     def _take(self) -> dict[str, Any] | None:
         """What was measured since the last report, packed; it is still to be shown here."""
+        shift_s = self._shift_s
+        for request, sent_s, first_token_s in () if self._performer is None else self._performer.first_tokens():
+            told = self._told[request.index] = sent_s + shift_s, first_token_s + shift_s
+            self._outbox.first(request.stream, request.due_s, *told, request.input_tokens)
         if (taken := self._outbox.take()) is None:
             return None
         rows, itl_s, payload = taken
@@ -345,43 +322,3 @@ class Worker:
             if not self._holder.unconfirmed and (self._dismissed or (self._leaving and heard)):
                 return
             spool.leave()
-
-
-def _record(row: Row, result: Result, shift_s: float, held_s: float) -> tuple[Any, ...]:
-    """The row of RECORD for a request and its result."""
-
-    def at(time_s: float | None) -> float:
-        return np.nan if time_s is None else time_s + shift_s
-
-    metrics = result.server_metrics or {}
-    return (
-        row.request,
-        row.stream,
-        OUTCOMES.index(result.outcome),
-        result.short,
-        result.retried,
-        result.reused,
-        result.tokens_from == "usage",
-        result.first_chunk_known,
-        row.due_s,
-        at(result.sent_s),
-        at(result.first_token_s),
-        at(result.first_visible_s),
-        at(result.last_token_s),
-        at(result.end_s),
-        row.input_tokens,
-        row.output_tokens if result.asked_tokens is None else result.asked_tokens,
-        -1 if result.input_tokens is None else result.input_tokens,
-        -1 if result.output_tokens is None else result.output_tokens,
-        len(result.chunk_times_s),
-        result.first_chunk_tokens,
-        result.status or 0,
-        _milliseconds(metrics.get("time_to_first_token_ms")),
-        _milliseconds(metrics.get("mean_itl_ms")),
-        held_s,
-        result.no_finish_reason,
-    )
-
-
-def _milliseconds(value: object) -> float:
-    return value / 1e3 if isinstance(value, int | float) else np.nan

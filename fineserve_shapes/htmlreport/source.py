@@ -170,6 +170,7 @@ def _codes(table: Any, path: Path) -> IntArray:
 
 def _rows(table: Any, outcome: IntArray) -> records.Records:
     rows = np.zeros(table.num_rows, dtype=records.RECORD)
+    rows["told_sent_s"] = rows["told_first_token_s"] = np.nan
     for name in records.RECORD.names or ():
         if name in table.column_names and name != "outcome":
             kind = records.RECORD[name]

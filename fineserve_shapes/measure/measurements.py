@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,11 @@ BoolArray = npt.NDArray[np.bool_]
 SENT = np.dtype([("stream", "<i2"), ("sent_s", "<f8"), ("lag_s", "<f4")])
 """Requests that left, and how late: told at once, since their record comes only with their end."""
 
+FIRST = np.dtype(
+    [("stream", "<i2"), ("due_s", "<f8"), ("sent_s", "<f8"), ("first_token_s", "<f8"), ("asked_input", "<i4")]
+)
+"""First tokens that have come: told at once, since the record comes only with the end of the answer."""
+
 GAPS = np.dtype([("second", "<i4"), ("stream", "<i2"), ("place", "<u2"), ("count", "<i4")])
 """Gaps between chunks, counted by the second of the run in which they ended, by stream and by histogram bucket."""
 
@@ -35,7 +41,8 @@ GAPS = np.dtype([("second", "<i4"), ("stream", "<i2"), ("place", "<u2"), ("count
 class Measurements:
     """What a worker measured.
 
-    records: of requests that ended. sent: of requests that left (SENT). itl: the gaps between the chunks of answers that
+    records: of requests that ended. sent: of requests that left (SENT).
+    first: first tokens that came (FIRST). itl: the gaps between the chunks of answers that
     were whole, by stream, without those of the warm-up. gaps: the same gaps by second (GAPS), the warm-up's included.
     errors: (outcome, text) and the positions in `records` that it stands for. token_times_s: times of all chunks, one
     record's after the other's (`chunks` of them each); None where they were not asked for.
@@ -47,6 +54,7 @@ class Measurements:
     gaps: npt.NDArray[np.void]
     errors: list[tuple[tuple[str, str], IntArray]]
     token_times_s: FloatArray | None = None
+    first: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, dtype=FIRST))
 
     @classmethod
     def unpack(cls, packed: Any) -> Measurements:
@@ -54,6 +62,7 @@ class Measurements:
         rows = records.unpack(packed["records"])
         sent = np.frombuffer(packed["sent"], dtype=SENT)
         gaps = np.frombuffer(packed["gaps"], dtype=GAPS)
+        first = np.frombuffer(packed["first"], dtype=FIRST)
         itl = {int(stream): Histogram.unpack(histogram) for stream, histogram in packed["itl"]}
         errors = [
             ((str(outcome), str(text)[:MAX_ERROR_CHARS]), np.frombuffer(at, dtype="<i4").astype(np.int64))
@@ -63,13 +72,17 @@ class Measurements:
         token_times_s = None if times is None else np.frombuffer(times, dtype="<f8")
         if not (
             (rows["outcome"] < len(OUTCOMES)).all()
-            and all((values["stream"] >= 0).all() for values in (rows, sent, gaps))
+            and all((values["stream"] >= 0).all() for values in (rows, sent, gaps, first))
             and all(np.isfinite(rows[name]).all() for name in ("due_s", "sent_s", "end_s"))
             and np.isfinite(sent["sent_s"]).all()
             and np.isfinite(sent["lag_s"]).all()
             and (np.isfinite(rows["held_s"]) & (rows["held_s"] >= 0)).all()
             and not any((rows[name] < EARLIEST_S).any() or np.isinf(rows[name]).any() for name in _MOMENTS)
             and (sent["sent_s"] >= EARLIEST_S).all()
+            and all(np.isfinite(first[name]).all() for name in ("due_s", "sent_s", "first_token_s"))
+            and (first["first_token_s"] >= EARLIEST_S).all()
+            and not np.isinf(rows["told_sent_s"]).any()
+            and not (np.isinf(rows["told_first_token_s"]).any() or (rows["told_first_token_s"] < EARLIEST_S).any())
             and (rows["chunks"] >= 0).all()
             and ((gaps["second"] >= 0) & (gaps["place"] < BUCKETS) & (gaps["count"] > 0)).all()
             and all(stream >= 0 for stream in itl)
@@ -77,12 +90,19 @@ class Measurements:
             and (token_times_s is None or len(token_times_s) == int(rows["chunks"].sum()))
         ):
             raise ValueError("these are no measurements")
-        return cls(rows, sent, itl, gaps, errors, token_times_s)
+        return cls(rows, sent, itl, gaps, errors, token_times_s, first)
 
     @property
     def latest_s(self) -> float:
         """The latest time in it; minus infinity where there is none."""
-        ends = [self.records["end_s"], self.records["last_token_s"], self.sent["sent_s"], self.gaps["second"]]
+        ends = [
+            self.records["end_s"],
+            self.records["last_token_s"],
+            self.sent["sent_s"],
+            self.gaps["second"],
+            self.first["first_token_s"],
+            self.records["told_first_token_s"],
+        ]
         return max((float(np.nanmax(values)) for values in ends if len(values) and not np.isnan(values).all()),
                    default=float("-inf"))  # fmt: skip
 
@@ -108,19 +128,24 @@ class Outbox:
     _rows: list[tuple[Any, ...]] = field(default_factory=list)
     _times: list[FloatArray] = field(default_factory=list)
     _sent: list[tuple[int, float, float]] = field(default_factory=list)
+    _first: list[tuple[int, float, float, float, int]] = field(default_factory=list)
     _errors: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+    def first(self, stream: int, due_s: float, sent_s: float, first_token_s: float, asked_input: int) -> None:
+        """The first token of an answer has come, which goes on."""
+        self._first.append((stream, due_s, sent_s, first_token_s, asked_input))
 
     def sent(self, stream: int, sent_s: float, lag_s: float) -> None:
         """A request leaves, so much later than it was due (what it was held back apart)."""
         self._sent.append((stream, sent_s, lag_s))
 
-    def add(self, row: tuple[Any, ...], chunk_times_s: FloatArray, error: tuple[str, str] | None) -> None:
-        """One request has ended: its record, when its chunks came, and (outcome, text) if it failed."""
+    def add(self, record: Mapping[str, Any], chunk_times_s: FloatArray, error: tuple[str, str] | None) -> None:
+        """One request has ended: its record by field, when its chunks came, and (outcome, text) if it failed."""
         if error is not None:
             if error not in self._errors and len(self._errors) >= MAX_ERROR_KINDS:
                 error = (error[0], OTHER_ERRORS)  # a thousand different messages must not grow memory
             self._errors.setdefault(error, []).append(len(self._rows))
-        self._rows.append(row)
+        self._rows.append(records.row_of(record))
         self._times.append(chunk_times_s)
 
     def take(self) -> tuple[records.Records, FloatArray, dict[str, Any]] | None:
@@ -128,7 +153,7 @@ class Outbox:
 
         The records and the gaps that are to be shown (without the warm-up's), and everything packed for a message.
         """
-        if not (self._rows or self._sent):
+        if not (self._rows or self._sent or self._first):
             return None
         rows = records.from_rows(self._rows)
         times_s = np.concatenate(self._times) if self._times else np.empty(0)
@@ -139,13 +164,14 @@ class Outbox:
         packed = {
             "records": rows.tobytes(),
             "sent": np.array(self._sent, dtype=SENT).tobytes(),
+            "first": np.array(self._first, dtype=FIRST).tobytes(),
             "itl": [[stream, _histogram(itl_s[shown & (streams == stream)]).pack()]
                     for stream in np.unique(streams[shown]).tolist()],
             "gaps": _by_second(itl_s, at, streams).tobytes(),
             "errors": [[*error, np.array(places, dtype="<i4").tobytes()] for error, places in self._errors.items()],
             **({"token_times": times_s.tobytes()} if self.token_times else {}),
         }  # fmt: skip
-        self._rows, self._times, self._sent, self._errors = [], [], [], {}
+        self._rows, self._times, self._sent, self._first, self._errors = [], [], [], [], {}
         return rows[counted], itl_s[shown], packed
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -38,11 +40,16 @@ RECORD = np.dtype(
         ("server_itl_s", "<f8"),
         ("held_s", "<f8"),  # held back by --max-concurrency
         ("no_finish_reason", "?"),
+        ("told_sent_s", "<f8"),  # as they were told when the first token came; NaN where they were not
+        ("told_first_token_s", "<f8"),
     ]
 )
 """Times are seconds of the run (0 is its start), NaN where there was no such moment."""
 
 NO_COUNT = -1
+
+row_of: Callable[[Mapping[str, Any]], tuple[Any, ...]] = itemgetter(*(RECORD.names or ()))
+"""The fields of a record, by name, as a tuple in the order of RECORD."""
 
 
 def from_rows(rows: list[tuple[Any, ...]]) -> Records:

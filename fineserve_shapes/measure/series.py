@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import BUCKETS, places
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
-from fineserve_shapes.measure.measurements import Measurements
+from fineserve_shapes.measure.measurements import FIRST, Measurements
 from fineserve_shapes.measure.serieschanges import Changes
 from fineserve_shapes.measure.seriescolumns import Columns
 from fineserve_shapes.measure.slo import Slo
@@ -69,7 +69,8 @@ class Series:
     which it ended. `unsent` and `unknown` belong to the second of due. Output tokens are spread evenly from the first
     token to the last, as whole tokens. `tokens_come` are those that came in that second, of any answer, by the
     workers' word at once: what output tokens will be, while their answers go on. `in_flight` is the mean over the
-    slot. Tokens, `good` and latencies are those of answers that ended `ok`.
+    slot. Tokens, `good` and latencies are those of answers that ended `ok`; TTFT and the input tokens (as many as were
+    asked for) of an answer stand here from its first token on, and are taken back if it does not end so.
 
     Memory: the last 20 minutes stand in slots of 1 s, the last 75 in 10 s, the last 6 hours in 60 s, the last 36 in
     600 s, all before in an hour; a slot keeps only what is not zero. Quantiles are within the histogram's relative error
@@ -109,6 +110,9 @@ class Series:
     def add(self, measured: Measurements) -> None:
         """Take what a worker measured."""
         self._put("sent", measured.sent["sent_s"], measured.sent["stream"])
+        first = measured.first
+        if len(first):
+            self._first_tokens(first, first["asked_input"].astype(np.float64))
         rows = measured.records
         if len(rows):
             self._add_records(rows)
@@ -132,20 +136,42 @@ class Series:
             ended = rows[rows["outcome"] == code]
             self._put(OUTCOMES[code], ended["end_s"], ended["stream"])
         self._durations("lag", rows, rows["sent_s"], np.maximum(records.lag_s(rows), 0.0))
-        ok = rows[rows["outcome"] == OK]
+        ok = rows["outcome"] == OK
+        told = ~np.isnan(rows["told_first_token_s"])
+        as_told = ok & (rows["told_first_token_s"] == rows["first_token_s"]) & (rows["told_sent_s"] == rows["sent_s"])
+        as_told &= records.input_tokens(rows) == rows["asked_input"]
+        if (wrong := told & ~as_told).any():
+            self._take_back(rows[wrong])
+        if (untold := ok & ~as_told).any():
+            self._first_tokens(rows[untold], records.input_tokens(rows[untold]))
+        ok = rows[ok]
         if not len(ok):
             return
-        first_s = np.where(np.isnan(ok["first_token_s"]), ok["end_s"], ok["first_token_s"])
-        self._durations("ttft", ok, first_s, records.ttft_s(ok))
-        self._durations("ttft_from_due", ok, first_s, records.ttft_from_due_s(ok))
         self._durations("tpot", ok, ok["last_token_s"], records.tpot_s(ok))
         self._durations("e2e_latency", ok, ok["end_s"], records.e2e_s(ok))
-        self._put("input_tokens", first_s, ok["stream"], sums=records.input_tokens(ok))
         seconds, owner, tokens = records.token_flow(ok)
         self._put("output_tokens", seconds, ok["stream"][owner], sums=tokens)
         if self._slo is not None:
             good = ok[self._slo.met(ok)]
             self._put("good", good["end_s"], good["stream"])
+
+    def _first_tokens(self, rows: npt.NDArray[np.void], input_tokens: FloatArray, times: float = 1.0) -> None:
+        """First tokens and the prompts before them; where there was no first token the prompt counts with the end."""
+        first_s = rows["first_token_s"]
+        known = ~np.isnan(first_s)
+        at_s = first_s if known.all() else np.where(known, first_s, rows["end_s"])
+        streams = rows["stream"]
+        for name, since in (("ttft", "sent_s"), ("ttft_from_due", "due_s")):
+            self._put(name, first_s[known], streams[known], places((first_s - rows[since])[known]), times)
+        self._put("input_tokens", at_s, streams, sums=input_tokens * times)
+
+    def _take_back(self, rows: records.Records) -> None:
+        """What was told of the first tokens of answers that ended otherwise."""
+        told = np.empty(len(rows), dtype=FIRST)
+        for name in ("stream", "due_s", "asked_input"):
+            told[name] = rows[name]
+        told["sent_s"], told["first_token_s"] = rows["told_sent_s"], rows["told_first_token_s"]
+        self._first_tokens(told, told["asked_input"].astype(np.float64), -1.0)
 
     def _durations(self, name: str, rows: records.Records, at_s: FloatArray, values_s: FloatArray) -> None:
         known = ~np.isnan(values_s)

@@ -78,6 +78,7 @@ class AnswerReader:
         "first_token_s",
         "hopeless",
         "input_tokens",
+        "sent_s",
         "status",
     )
 
@@ -89,6 +90,7 @@ class AnswerReader:
         self.status: int | None = None
         self.body_bytes = 0
         self.input_tokens: int | None = None
+        self.sent_s: float | None = None  # when the request was handed to the socket layer: for whoever asks meanwhile
         self.first_token_s: float | None = None
         self.done = False  # [DONE] has come
         self.hopeless = False  # reading on would change nothing and cost memory: the connection should be closed

@@ -96,6 +96,10 @@ class UserPerformer:
             return failure(error, sent_s)
         return result or Result("ok", None, sent_s, time.perf_counter())
 
+    def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
+        """What the user knows."""
+        return [] if self._user is None else self._user.first_tokens()
+
     def take_reads(self) -> Reads:
         """What the user knows."""
         return Reads() if self._user is None else self._user.take_reads()

@@ -6,7 +6,7 @@ import numpy as np
 
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import Measurements, Outbox
-from fineserve_shapes.measure.records import from_rows
+from fineserve_shapes.measure.records import RECORD, from_rows, row_of
 
 
 def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, ...]:
@@ -18,9 +18,14 @@ def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, 
         "first_token_s": due_s + 0.201, "first_visible_s": due_s + 0.201, "last_token_s": due_s + 0.401,
         "end_s": due_s + 0.402, "asked_input": 100, "asked_output": 11, "input_tokens": 100, "output_tokens": 11,
         "chunks": 11, "first_chunk_tokens": 1, "status": 200, "server_ttft_s": np.nan, "server_itl_s": np.nan,
-        "held_s": 0.0, "no_finish_reason": False,
+        "held_s": 0.0, "no_finish_reason": False, "told_sent_s": np.nan, "told_first_token_s": np.nan,
     }  # fmt: skip
-    return tuple((fields | changes).values())
+    return row_of(fields | changes)
+
+
+def by_name(row: tuple[object, ...]) -> dict[str, object]:
+    """A record's fields."""
+    return dict(zip(RECORD.names or (), row, strict=True))
 
 
 def measurements(
@@ -35,7 +40,11 @@ def measurements(
     for row in rows:
         told = from_rows([row])[0]
         outbox.sent(int(told["stream"]), float(told["sent_s"]), float(told["sent_s"] - told["due_s"] - told["held_s"]))
-        outbox.add(row, np.linspace(told["first_token_s"], told["last_token_s"], int(told["chunks"])), error)
+        outbox.add(
+            dict(zip(RECORD.names, row, strict=True)),
+            np.linspace(told["first_token_s"], told["last_token_s"], int(told["chunks"])),
+            error,
+        )
     taken = outbox.take()
     assert taken is not None
     return Measurements.unpack(taken[2])

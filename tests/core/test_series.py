@@ -15,7 +15,7 @@ from measured import measurements, record
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.measurements import GAPS, SENT, Measurements
+from fineserve_shapes.measure.measurements import GAPS, SENT, Measurements, Outbox
 from fineserve_shapes.measure.series import COUNTS, QUANTITIES, Series
 from fineserve_shapes.measure.slo import Slo
 
@@ -172,6 +172,58 @@ def test_older_seconds_are_coarser_and_nothing_is_lost():
     assert later["total"]["ok"] == total["ok"][-len(later["start_s"]) :]
 
 
+def told_first(rows: list[tuple[object, ...]], input_tokens: int = 100) -> Measurements:
+    """What a worker tells of these requests when their first tokens have come."""
+    outbox = Outbox()
+    for row in records.from_rows(rows):
+        outbox.first(
+            int(row["stream"]), float(row["due_s"]), float(row["sent_s"]), float(row["first_token_s"]), input_tokens
+        )
+    taken = outbox.take()
+    assert taken is not None
+    return Measurements.unpack(taken[2])
+
+
+def first_columns(series: Series) -> list[object]:
+    total = series.as_dict()["total"]
+    return [total["ttft"], total["ttft_from_due"], total["input_tokens"]]
+
+
+def told(row: dict[str, object]) -> dict[str, object]:
+    return {"told_sent_s": row["sent_s"], "told_first_token_s": row["first_token_s"]}
+
+
+def times_of(index: int) -> dict[str, object]:
+    return {"sent_s": 0.1 * index + 0.001, "first_token_s": 0.1 * index + 0.25}
+
+
+def test_first_tokens_stand_in_their_second_before_their_answers_end():
+    rows = [record(i, **times_of(i)) for i in range(40)]
+    early, late = Series(), Series()
+    early.add(told_first(rows))
+    late.add(measurements(rows))
+    expected = first_columns(late)
+    assert first_columns(early) == expected
+    assert "ok" not in {name for name in COUNTS if any(early.as_dict()["total"].get(name, []))}
+    early.add(measurements([record(i, **times_of(i), **told(times_of(i))) for i in range(40)]))
+    assert first_columns(early) == expected
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"outcome": "timeout"}, {"input_tokens": 77}, {"first_token_s": 0.12, "sent_s": 0.001}, {"outcome": "cancelled"}],
+)
+def test_what_was_told_of_an_answer_that_ends_otherwise_is_taken_back(end: dict[str, object]):
+    changes = times_of(0) | {name: value for name, value in end.items() if name != "outcome"}
+    outcome = str(end.get("outcome", "ok"))
+    untold = Series()
+    untold.add(measurements([record(0, outcome, **changes), record(3)]))
+    series = Series()
+    series.add(told_first([record(0, **times_of(0))]))
+    series.add(measurements([record(0, outcome, **changes | told(times_of(0))), record(3)]))
+    assert first_columns(series) == first_columns(untold)
+
+
 def test_a_record_that_comes_late_finds_its_coarse_slot():
     series = Series()
     series.add(measurements([record(0)]))
@@ -189,6 +241,7 @@ def fed(hours: float, rate_rps: float = 2.5, every_s: float = 120.0) -> Series:
     requests = int(rate_rps * every_s)
     for begin in np.arange(0.0, 3600 * hours, every_s):
         rows = np.zeros(requests, dtype=records.RECORD)
+        rows["told_sent_s"] = rows["told_first_token_s"] = np.nan
         rows["stream"] = np.arange(requests) % 2
         rows["due_s"] = begin + np.arange(requests) / rate_rps
         rows["sent_s"] = rows["due_s"] + rng.lognormal(-8, 0.5, requests)

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from measured import measurements, record
+from measured import by_name, measurements, record
 
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
@@ -200,7 +200,7 @@ def test_the_warm_up_is_in_the_ledger_and_in_no_figure():
 def test_a_thousand_messages_take_bounded_memory():
     outbox = Outbox()
     for index in range(1000):
-        outbox.add(record(index, "http_error", chunks=0), np.empty(0), ("http_error", f"HTTP 500: {index}"))
+        outbox.add(by_name(record(index, "http_error", chunks=0)), np.empty(0), ("http_error", f"HTTP 500: {index}"))
     taken = outbox.take()
     assert taken is not None
     tally = Tally()
@@ -217,7 +217,7 @@ def test_a_thousand_messages_take_bounded_memory():
 )
 def test_a_message_that_holds_no_measurements_is_refused(change: dict[str, object]):
     outbox = Outbox()
-    outbox.add(record(0, chunks=0), np.empty(0), None)
+    outbox.add(by_name(record(0, chunks=0)), np.empty(0), None)
     taken = outbox.take()
     assert taken is not None
     rows = np.frombuffer(taken[2]["records"], dtype=taken[0].dtype).copy()

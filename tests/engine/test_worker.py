@@ -48,6 +48,9 @@ class Performer:
     def tokens_come(self) -> dict[int, int]:
         return {0: 3}
 
+    def first_tokens(self) -> list[Any]:
+        return []
+
     def take_reads(self) -> Reads:
         return Reads()
 
