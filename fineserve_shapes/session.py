@@ -30,10 +30,11 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.interrupts import interrupt_main, on_signals
 from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.measure.progress import Progress
+from fineserve_shapes.measure.thresholds import Threshold
 from fineserve_shapes.observers import Observers
-from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values, settings
+from fineserve_shapes.options import DRAIN_TIMEOUT_S, Values, settings, thresholds
 from fineserve_shapes.peers import Mailbox
-from fineserve_shapes.results import print_summary, summary_of, write_summary, write_tables
+from fineserve_shapes.results import checked, print_summary, summary_of, write_summary, write_tables
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.workersession import WorkerSession
 from fineserve_shapes.workload.plan import Plan
@@ -50,6 +51,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
 """Of --fail-if-invalid."""
+EXIT_MISSED = 4
+"""Of --threshold and --fail-if-slo-missed."""
 
 
 class MasterSession:
@@ -164,6 +167,8 @@ class MasterSession:
             options_of_run,
             values.number_or("--drain-timeout", DRAIN_TIMEOUT_S),
             values.path("--output-file"),
+            thresholds(values, options_of_run.slo),
+            values.path("--junit"),
         )
 
     def _begin(self, run: Run, planned: Planned) -> None:
@@ -292,7 +297,10 @@ class MasterSession:
             )
         about = {"mode": self._shape.mode, "host": self._environment.host, "simulator": self._simulator is not None}
         self._summary = summary_of(run, planned.plan, planned.values, about)
+        kept = checked(self._summary, planned.thresholds, planned.junit)
         self._observers.finish(self._summary)
+        if not kept and run.failure is None:
+            self._environment.process_exit_code = EXIT_MISSED
         if self._summary["fidelity"]["verdict"] == "invalid" and run.failure is None:
             logger.warning("the load asked for is not the load delivered: %s",
                            "; ".join(self._summary["fidelity"]["reasons"]))  # fmt: skip
@@ -320,6 +328,8 @@ class Planned:
     settings: Settings
     drain_timeout_s: float
     output_file: Path | None
+    thresholds: list[Threshold]
+    junit: Path | None
 
 
 def _progress(run: Run, plan: Plan) -> str | None:

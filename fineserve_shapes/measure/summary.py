@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.ledger import Ledger, failed
+from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.measure.totals import distribution, ms
 
@@ -64,6 +66,12 @@ def summarise(
         {"outcome": outcome, "error": text, "requests": count} for (outcome, text), count in totals.errors.most_common()
     ]
     return summary
+
+
+def of_nothing(slo: Slo | None) -> dict[str, Any]:
+    """The summary of a run without a request: the names of its figures are those of every run with this SLO."""
+    tally = Tally(slo)
+    return summarise(tally, Ledger(), {}, {}, judge(tally.delivery, tally.total, Accounts(), {}, Limits()))
 
 
 def goodput(tally: Tally, good: int, ledger: Ledger, per_s: float) -> dict[str, Any] | None:
