@@ -6,14 +6,18 @@ whatever a parser was told, and what cannot be read is one clear line in both pl
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.decision import checked_share
 from fineserve_shapes.measure.fidelity import Limits
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.summary import of_nothing
+from fineserve_shapes.measure.thresholds import Threshold
 from fineserve_shapes.protocol.request import MAX_TOKENS_FIELDS
 from fineserve_shapes.values import Values, dest
 from fineserve_shapes.workload.parametricoptions import EXTENSION_MODES, FITTED_TO, MODEL_CLASSES, NB_MODES
@@ -32,12 +36,14 @@ DRAIN_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. default: the text that stands for it; "" is not given. A switch has the default None."""
+    """One option. default: the text that stands for it; "" is not given. A switch has the default None. joined: given more
+    than once it is one text, with commas."""
 
     flag: str
     help: str
     default: str | None = ""
     choices: tuple[str, ...] | None = None
+    joined: bool = False
 
     @property
     def dest(self) -> str:
@@ -169,10 +175,23 @@ RUN = (
            "5ms"),
     Option("--max-clock-uncertainty", "a valid run's workers know the master's clock at least so well", "1ms"),
     Option("--fail-if-invalid", "exit with code 3 where the load asked for was not the load delivered", None),
+    Option("--threshold", "bounds on figures of the summary, e.g. p99_ttft_ms<500,failed<=0: exit code 4 if one is missed",
+           joined=True),
+    Option("--slo-share", "what share of the planned requests must meet the SLO", "0.99"),
+    Option("--fail-if-slo-missed", "exit with code 4 where fewer than --slo-share did", None),
+    Option("--junit", "write the checks of --threshold and --fail-if-slo-missed there, as JUnit XML"),
     Option("--report", "write an HTML report there at the end: one file that opens without a network"),
     Option("--scrape-server-metrics", "auto (a vLLM server's /metrics, if it answers), off, or the page's URL", "auto"),
     Option("--prometheus-port", "PORT or HOST:PORT at which Prometheus finds the run's figures, without a login"),
 )  # fmt: skip
+
+
+class _Joined(argparse.Action):
+    """Puts what is given again behind what there is: the web form has one text for an option."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ARG002
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
 
 
 def add(parser: Any, options: Iterable[Option], *, environment: bool = True) -> None:
@@ -191,7 +210,8 @@ def add(parser: Any, options: Iterable[Option], *, environment: bool = True) -> 
             shown = option.help + (" (default: %(default)s)" if option.default else "")
             parser.add_argument(
                 option.flag, default=option.default, choices=option.choices, help=shown,
-                metavar=None if option.choices else option.dest.rpartition("_")[2].upper(), **variable,
+                metavar=None if option.choices else option.dest.rpartition("_")[2].upper(),
+                action=_Joined if option.joined else "store", **variable,
             )  # fmt: skip
 
 
@@ -313,6 +333,21 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
 def drain_timeout_s(values: Values) -> float:
     """How long requests in flight have when a run, or a worker's part in it, is stopped."""
     return values.number_or("--drain-timeout", DRAIN_TIMEOUT_S)
+
+
+def thresholds(values: Values, slo: Slo | None) -> list[Threshold]:
+    """What the summary is to be held against. Raises InputError, before the run, for figures that no summary has too."""
+    found = Threshold.parse_all(values.text("--threshold") or "")
+    share = checked_share(values.share("--slo-share") or 0.99)
+    if values.switch("--fail-if-slo-missed"):
+        if slo is None:
+            raise InputError("--fail-if-slo-missed needs an SLO, such as --slo ttft=500ms")
+        found.append(Threshold("goodput.share", ">=", share))
+    if found:
+        nothing = of_nothing(slo)
+        for one in found:
+            one.check(nothing)
+    return found
 
 
 def seed(values: Values) -> int:

@@ -14,7 +14,7 @@ from scipy import stats
 
 FloatArray = npt.NDArray[np.float64]
 
-FEWEST_BLOCKS = 16
+FEWEST_BLOCKS = 12
 """Blocks are joined, two by two, as long as so many are left."""
 FALSE_ALARMS = 0.1
 """How often independent requests are taken for dependent ones, at most; the price is a bound that is a little wider."""
@@ -36,10 +36,10 @@ def effective(marked: FloatArray, totals: FloatArray, confidence: float) -> floa
     independent requests would have p (1 - p) / sum n. The ratio of the two is the design effect D, and sum n / D the
     effective sample size. It is multiplied with (z / t)^2, the normal's quantile and Student's, since v is itself an
     estimate, and one of few degrees of freedom where few blocks have all the marks (`_freedom`). Blocks that are short
-    beside what binds requests together do not show it, so neighbours are joined two by two down to 16 blocks, and the
+    beside what binds requests together do not show it, so neighbours are joined two by two down to 12 blocks, and the
     smallest size counts. It is never more than sum n.
 
-    It holds as far as the run shows what binds its requests: blocks of a sixteenth of the run must be nearly independent
+    It holds as far as the run shows what binds its requests: blocks of a twelfth of the run must be nearly independent
     of each other, and a state of the server that the run never met is in no figure.
 
     References

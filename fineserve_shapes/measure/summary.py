@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.ledger import Ledger, failed
+from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.steady import throughput
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.measure.totals import Totals, distribution, ms
@@ -76,6 +78,12 @@ def rates(tally: Tally) -> dict[str, Any]:
         "concurrency": totals.latencies["e2e_latency"].sum_s * per_s,
         "steady": throughput(tally.series, tally.window),
     }
+
+
+def of_nothing(slo: Slo | None) -> dict[str, Any]:
+    """The summary of a run without a request: the names of its figures are those of every run with this SLO."""
+    tally = Tally(slo)
+    return summarise(tally, Ledger(), {}, {}, judge(tally.delivery, tally.total, Accounts(), {}, Limits()))
 
 
 def goodput(tally: Tally, totals: Totals, ledger: Ledger) -> dict[str, Any] | None:

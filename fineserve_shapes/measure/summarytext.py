@@ -54,6 +54,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         if values[0] is not None and not (name == "visible_ttft" and _all_visible(summary)):
             lines.append(f"{title:<15}" + "".join(f"{_number(value):>10}" for value in values))
     lines += _bound_lines(summary["bounds"])
+    lines += [f"{'kept' if one['passed'] else 'MISSED'}: {one['message']}" for one in summary.get("checks", ())]
     for error in summary["errors"][:_MAX_ERRORS]:
         lines.append(f"{error['requests']:,} x {error['outcome']}: {error['error']}")
     if len(summary["errors"]) > _MAX_ERRORS:

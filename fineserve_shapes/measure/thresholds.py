@@ -66,19 +66,21 @@ class Threshold:
         return [cls.parse(part) for part in re.split(r"[,\n]", text) if part.strip()]
 
     def check(self, summary: Mapping[str, Any]) -> Check:
-        """Hold a summary against it. Raises InputError for a figure that no summary has, with the one it may mean."""
-        figures = dict(_figures(summary))
-        if self.figure not in figures:
-            near = difflib.get_close_matches(self.figure, figures, n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise InputError(f"{FLAG}: the summary has no figure {self.figure!r}{hint}")
-        value = figures[self.figure]
+        """Hold a summary against it. Raises InputError for a figure that the summary has not."""
+        value = self._value(dict(_figures(summary)))
         if value is None:
             return Check(
                 str(self), False, None, f"{self.figure} was not measured, {self.sign} {self.limit:g} was asked"
             )
         passed = bool(_OPERATORS[self.sign](value, self.limit))
         return Check(str(self), passed, value, f"{self.figure} is {value:.6g}, {self.sign} {self.limit:g} was asked")
+
+    def _value(self, figures: Mapping[str, float | None]) -> float | None:
+        if self.figure not in figures:
+            near = difflib.get_close_matches(self.figure, figures, n=1, cutoff=0.5)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise InputError(f"{FLAG}: the summary has no figure {self.figure!r}{hint}")
+        return figures[self.figure]
 
     def __str__(self) -> str:
         return f"{self.figure}{self.sign}{self.limit:g}"

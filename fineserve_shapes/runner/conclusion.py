@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,10 @@ import orjson
 from fineserve_shapes import __version__
 from fineserve_shapes.engine.run import Run
 from fineserve_shapes.measure.csvtables import write_history, write_table
+from fineserve_shapes.measure.junit import junit_xml
 from fineserve_shapes.measure.summary import summarise
 from fineserve_shapes.measure.summarytext import summary_text
+from fineserve_shapes.measure.thresholds import Threshold
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
 
@@ -91,6 +93,19 @@ def write_tables(run: Run, table: Path, history: Path) -> None:
         write_history(history, run.tally.series.as_dict())
     except OSError as error:
         logger.error("cannot write %s and %s: %s (--csv)", table, history, error.strerror)
+
+
+def checked(summary: dict[str, Any], thresholds: Sequence[Threshold], junit: Path | None) -> bool:
+    """Hold the summary against thresholds, and put what came of it into the summary and into a JUnit file. Whether all
+    were kept."""
+    checks = [threshold.check(summary) for threshold in thresholds]
+    summary["checks"] = [check.as_dict() for check in checks]
+    if junit is not None:
+        try:
+            junit.write_bytes(junit_xml(f"run {summary['run']}", checks, summary["duration"]))
+        except OSError as error:
+            logger.error("cannot write the checks to %s: %s (--junit)", junit, error.strerror)
+    return all(check.passed for check in checks)
 
 
 def print_summary(summary: dict[str, Any], output: TextIO) -> None:

@@ -28,10 +28,12 @@ from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.leases import messages
 from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.ledger import failed
-from fineserve_shapes.options import drain_timeout_s, settings
+from fineserve_shapes.measure.thresholds import Threshold
+from fineserve_shapes.options import drain_timeout_s, settings, thresholds
 from fineserve_shapes.runner.conclusion import (
     About,
     appends,
+    checked,
     print_summary,
     summary_of,
     table_files,
@@ -58,6 +60,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
 """Of --fail-if-invalid."""
+EXIT_MISSED = 4
+"""Of --threshold and --fail-if-slo-missed."""
 
 
 class MasterSession:
@@ -178,7 +182,7 @@ class MasterSession:
         output_file = values.file("--output-file")
         if output_file is not None and not appends(output_file):
             output_file = self._names.free(output_file)
-        report_file = values.file("--report")
+        report_file, junit = values.file("--report"), values.file("--junit")
         options_of_run = self._observers.prepare(asked, report_file and self._names.free(report_file))
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
@@ -191,13 +195,21 @@ class MasterSession:
             drain_timeout_s(values),
             output_file,
             [self._names.free(path) for path in table_files(parsed.csv_prefix)],
+            thresholds(values, options_of_run.slo),
+            junit and self._names.free(junit),
         )
 
     def _begin(self, run: Run, planned: Planned) -> None:
         plan = planned.plan
         logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
         self._current = planned
-        for path in (planned.settings.request_log, planned.output_file, self._observers.report_file, *planned.tables):
+        for path in (
+            planned.settings.request_log,
+            planned.output_file,
+            self._observers.report_file,
+            planned.junit,
+            *planned.tables,
+        ):
             self._names.write(path)
         if self._shows_progress:
             self._progress = ProgressLine(lambda: progress_of(run, plan))
@@ -334,7 +346,10 @@ class MasterSession:
             # by the ledger: a worker's statistics may have been lost on their way to Locust's
             self._environment.process_exit_code = self._environment.parsed_options.exit_code_on_error
         self._summary = summary_of(run, planned.plan, planned.values, self._about())
+        kept = checked(self._summary, planned.thresholds, planned.junit and named(planned.junit, run.id))
         self._observers.finish(self._summary)
+        if not kept and run.failure is None:
+            self._environment.process_exit_code = EXIT_MISSED
         if self._summary["fidelity"]["verdict"] == "invalid" and run.failure is None:
             logger.warning("the load asked for is not the load delivered: %s",
                            "; ".join(self._summary["fidelity"]["reasons"]))  # fmt: skip
@@ -363,6 +378,8 @@ class Planned:
     drain_timeout_s: float
     output_file: Path | None
     tables: list[Path]
+    thresholds: list[Threshold]
+    junit: Path | None
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet
@@ -219,6 +220,24 @@ def test_warm_up_requests_come_before_time_0_and_count_nowhere(tmp_path: Path):
     shown = (tmp_path / "stats_stats.csv").read_text()
     counts = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(shown.splitlines())}
     assert (counts["/v1/completions"], counts["TTFT"]) == (60, 40)
+
+
+def test_figures_are_a_gate_for_ci(tmp_path: Path):
+    """One threshold is kept, one is missed, and so is the SLO: exit code 4, and a case for each in the JUnit file."""
+    out, junit = tmp_path / "out.json", tmp_path / "junit.xml"
+    trace = write_trace(tmp_path / "trace.csv", (np.arange(60) / 20).tolist())
+    with SimulatorProcess(ttft_ms=50, itl_ms=1) as simulator:
+        done = run_locust(
+            tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--output-file", out, "--junit", junit,
+            "--threshold", "failed<=0", "--threshold", "median_ttft_ms<1", "--slo", "ttft=1ms", "--fail-if-slo-missed",
+        )  # fmt: skip
+    assert done.code == 4, done.output
+    expected = [("failed<=0", True), ("median_ttft_ms<1", False), ("goodput.share>=0.99", False)]
+    assert [(check["check"], check["passed"]) for check in summary_of(out)["checks"]] == expected
+    cases = ElementTree.parse(junit).getroot()[0]
+    assert [(case.get("name"), not len(case)) for case in cases] == expected
+    assert "kept: failed is 0, <= 0 was asked" in done.output
+    assert "MISSED: goodput.share is 0, >= 0.99 was asked" in done.output
 
 
 def test_locusts_tables_stay_away_unless_they_are_asked_for(tmp_path: Path):
