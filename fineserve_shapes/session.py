@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
 RATE_OVER_S = 10.0
+STAND_IN = "8b-h100"
+"""The preset of the simulator that stands in where there is no host."""
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
@@ -186,9 +188,13 @@ class MasterSession:
         if environment.host or any(found.host for found in environment.user_classes):
             return
         if self._simulator is None:
-            self._simulator = SimulatorProcess().start()
+            self._simulator = SimulatorProcess(preset=STAND_IN).start()
         environment.host = self._simulator.url
-        logger.warning("no --host: the simulator at %s stands in, and all figures are its own", self._simulator.url)
+        logger.warning(
+            "no --host: the simulator at %s stands in (preset %s), and all figures are its own",
+            self._simulator.url,
+            STAND_IN,
+        )
 
     def _wrap_swarm(self, web_ui: Any) -> None:
         """Show why a start failed beside the form, rather than claim that it succeeded."""
