@@ -31,6 +31,10 @@ CHUNK = b"x" * 260
 
 
 def _pin(pid: int, core: int) -> None:
+    """Give a process a core, and this session's niceness: it has a session of its own, which counts for itself."""
+    group = Path("/proc/self/autogroup")
+    if group.exists() and os.geteuid() == 0:
+        Path(f"/proc/{pid}/autogroup").write_text(group.read_text().split()[-1])
     for thread in os.listdir(f"/proc/{pid}/task"):
         os.sched_setaffinity(int(thread), {core})
 
