@@ -17,8 +17,11 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(READY)  ## install, and replay half a minute of a sample trace against the embedded simulator
-	$(BIN)/locust -f locustfiles/replay.py --headless --only-summary --run-time 30s --drain-timeout 45
+demo: $(READY)  ## install, replay half a minute of a sample trace against the embedded simulator, leave a report
+	mkdir -p results
+	$(BIN)/locust -f locustfiles/replay.py --headless --only-summary --run-time 20s --time-scale 1.5 --drain-timeout 15 \
+	  --report results/demo.html
+	@echo "open results/demo.html"
 
 test: $(READY)  ## install, and run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

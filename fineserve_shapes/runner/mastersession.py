@@ -11,8 +11,7 @@ import logging
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import flask
@@ -22,13 +21,12 @@ from gevent.event import Event
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from fineserve_shapes.engine.master import Master
-from fineserve_shapes.engine.run import Run, Settings
+from fineserve_shapes.engine.run import Run
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.leases import messages
 from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.ledger import failed
-from fineserve_shapes.measure.thresholds import Threshold
 from fineserve_shapes.options import drain_timeout_s, settings, thresholds
 from fineserve_shapes.runner.conclusion import (
     About,
@@ -43,11 +41,11 @@ from fineserve_shapes.runner.conclusion import (
 from fineserve_shapes.runner.interrupts import interrupt_main, on_signals
 from fineserve_shapes.runner.mailbox import Mailbox
 from fineserve_shapes.runner.observers import Observers
+from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.runner.progressline import ProgressLine, progress_of
 from fineserve_shapes.runner.workersession import WorkerSession
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.values import Values
-from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
     from fineserve_shapes.shapes import PlanShape
@@ -56,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
+STAND_IN = "8b-h100"
+"""The preset of the simulator that stands in where there is no host."""
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INVALID = 3
@@ -235,9 +235,13 @@ class MasterSession:
         if environment.host or any(found.host for found in environment.user_classes):
             return
         if self._simulator is None:
-            self._simulator = SimulatorProcess().start()
+            self._simulator = SimulatorProcess(preset=STAND_IN).start()
         environment.host = self._simulator.url
-        logger.warning("no --host: the simulator at %s stands in, and all figures are its own", self._simulator.url)
+        logger.warning(
+            "no --host: the simulator at %s stands in (preset %s), and all figures are its own",
+            self._simulator.url,
+            STAND_IN,
+        )
 
     def _wrap_swarm(self, web_ui: Any) -> None:
         """Show why a start failed beside the form, rather than claim that it succeeded."""
@@ -366,20 +370,6 @@ class MasterSession:
         if self._environment.web_ui is not None:
             self._print_summary()
         self._observers.report(run, self._summary)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A run that is ready to start: all that its options ask for, as values. tables: where --csv's go, if anywhere."""
-
-    plan: Plan
-    values: Values
-    settings: Settings
-    drain_timeout_s: float
-    output_file: Path | None
-    tables: list[Path]
-    thresholds: list[Threshold]
-    junit: Path | None
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,7 +5,6 @@
 """
 
 import asyncio
-import itertools
 import random
 import time
 import zlib
@@ -80,6 +79,32 @@ class Service(Protocol):
 class Answer:
     """Base of all answers."""
 
+    __slots__ = (
+        "_first_word",
+        "_gaps_counted",
+        "_tokens_counted",
+        "aborted",
+        "chunk_due_s",
+        "chunk_written_s",
+        "finish_reason",
+        "first_s",
+        "metrics",
+        "more_tokens",
+        "open",
+        "ready",
+        "reason",
+        "received_s",
+        "renderer",
+        "request",
+        "request_id",
+        "sequence",
+        "service",
+        "status",
+        "token_s",
+        "total",
+        "wire",
+        "words",
+    )
     fault: str | None = None
 
     def __init__(
@@ -238,6 +263,8 @@ class Answer:
 class WholeAnswer(Answer):
     """An answer that is not streamed: one body, when the last token is there."""
 
+    __slots__ = ()
+
     def token(self, due_s: float, count: int) -> None:
         now_s = time.perf_counter()
         if self.tokens + count < self.total:
@@ -255,6 +282,8 @@ class WholeAnswer(Answer):
 
 class StreamAnswer(Answer):
     """An answer as server-sent events."""
+
+    __slots__ = ("_held", "interval")
 
     last_chunk = LAST_CHUNK
     closes = False
@@ -317,7 +346,7 @@ class StreamAnswer(Answer):
             return iter(())
         words = map(self.word, range(had + 1, had + 1 + min(count, PHRASE)))
         chunks = [self.frame(self.renderer.chunk(self.text(word), 0, [])) for word in words]
-        return itertools.islice(itertools.cycle(chunks), count)
+        return iter((chunks * (count // PHRASE + 1))[:count])
 
     def deliver(self, due_s: float, data: bytes, count: int, last: bool) -> None:
         """Write a chunk with all that goes with it; after the last one the answer has ended."""

@@ -74,6 +74,32 @@ asyncio's own buffers are four times as large, and fetched from the kernel and g
 class Connection(asyncio.BufferedProtocol):
     """Parses requests and hands each to `handle`, one at a time; `done`, `close` or `reset` ends its answer."""
 
+    __slots__ = (
+        "_body",
+        "_closed",
+        "_connections",
+        "_current",
+        "_handle",
+        "_head_bytes",
+        "_headers",
+        "_hung",
+        "_idleness",
+        "_in_head",
+        "_keep",
+        "_limits",
+        "_loop",
+        "_parser",
+        "_received_s",
+        "_served",
+        "_socket",
+        "_transport",
+        "_url",
+        "_waiting",
+        "fd",
+        "idle_since_s",
+        "on_abort",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -1,7 +1,8 @@
 """The engine model by laws: whatever arrives and leaves, the limits hold and every token comes, in its order."""
 
 import random
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.batching import BatchEngine, EngineParameters
 from fineserve_shapes.simulator.engine import Engine, Sequence
+from fineserve_shapes.simulator.kvcache import Content
 from fineserve_shapes.simulator.schedule import ConstantEngine
 
 KV_TOKENS = 120
@@ -129,6 +131,43 @@ def test_an_aborted_sequence_gets_no_further_token_and_frees_its_slots(
     assert not aborted & set(after)
     assert all(sequence.generated == sequence.output_tokens for sequence in set(sequences) - aborted)
     assert (engine.running, engine.waiting, engine.kv_usage) == (0, 0, 0.0)
+
+
+@given(loads(), parameters, st.integers(1, 3), st.integers(0, 3), st.data())
+@settings(deadline=None, max_examples=150)
+def test_shared_blocks_change_when_tokens_come_and_not_which(
+    load: list[tuple[float, int, int]], limits: EngineParameters, kinds: int, drafts: int, data: st.DataObject
+) -> None:
+    """Prompts of few kinds, drafts, aborts: within the limits, whole blocks are found, and nothing is held at the end."""
+    limits = replace(limits, draft_tokens=drafts, max_num_batched_tokens=limits.max_num_batched_tokens * (1 + drafts))
+    engine = BatchEngine(limits, random.Random(1))
+    sequences = []
+    given_tokens: Counter[Sequence] = Counter()
+
+    def take(until_s: float) -> None:
+        while (next_s := engine.next_s()) is not None and next_s <= until_s:
+            assert engine.running <= limits.max_num_seqs
+            assert 0.0 <= engine.kv_usage <= 1.0
+            for _, sequence, count in engine.advance(next_s):
+                assert 1 <= count <= engine.tokens_at_once
+                given_tokens[sequence] += count
+
+    for number, (arrival_s, prompt, output) in enumerate(load):
+        take(arrival_s)
+        kind = number % kinds
+        content = Content([(kind, n) for n in range(prompt)], lambda token, kind=kind: (kind, "answer", token))
+        sequences.append(Sequence(prompt, output, content))
+        engine.submit(sequences[-1], arrival_s)
+        if data.draw(st.integers(0, 9)) == 0:
+            engine.abort(data.draw(st.sampled_from(sequences)))
+    gone = {sequence for sequence in sequences if not sequence.live and sequence.generated < sequence.output_tokens}
+    take(float("inf"))
+    for sequence in sequences:
+        assert sequence in gone or given_tokens[sequence] == sequence.output_tokens
+        assert sequence.cached_tokens % limits.block_tokens == 0
+        assert sequence.cached_tokens < sequence.prompt_tokens
+    assert (engine.running, engine.waiting, engine.kv_usage) == (0, 0, 0.0)
+    assert engine.counters.prefix_hits == sum(sequence.cached_tokens for sequence in sequences)
 
 
 def test_a_full_cache_preempts_the_last_admitted_which_is_computed_anew() -> None:

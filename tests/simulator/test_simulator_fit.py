@@ -11,6 +11,7 @@ from fineserve_shapes import cli
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.batching import EngineParameters
 from fineserve_shapes.simulator.engineflags import flags_of
+from fineserve_shapes.simulator.faults import KINDS
 from fineserve_shapes.simulator.fitting import Load, Observation, errors, figures, fit, read_observations, simulated
 from fineserve_shapes.simulator.presets import PRESETS, preset
 
@@ -103,3 +104,15 @@ def test_flags_say_parameters() -> None:
     assert flags_of(EngineParameters()) == ""
     other = replace(EngineParameters(), step_s=0.02, prefill_s_per_token=1 / 5000, max_num_seqs=8)
     assert flags_of(other) == "--prefill-tokens-per-s 5000 --decode-step-ms 20 --max-num-seqs 8"
+
+
+def test_the_docs_have_all_faults_and_the_presets_as_they_are() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    assert [name for name in (*PRESETS, *KINDS) if f"`{name}`" not in text] == []
+    for one in {one.stands_for: one for one in PRESETS.values()}.values():
+        engine = one.parameters
+        row = (
+            f"| {one.stands_for} | {1e3 * engine.step_s:.1f} | {1 / engine.prefill_s_per_token:,.0f} "
+            f"| {1e6 * engine.context_s_per_token:.3f} | {engine.kv_cache_tokens:,} |"
+        )
+        assert row in text
