@@ -50,7 +50,7 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     result = _Parser(prog="fineserve", description="Realistic LLM traffic: tools around the Locust extension.")
     result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = result.add_subparsers(metavar="COMMAND", required=True)
-    simulate.add_parser(commands)
+    simulate.add_parser(commands, fits=list(argv[:2]) == ["simulate", "fit"])
     if "trace" in argv[:1]:
         from fineserve_shapes.tracetools import command as trace  # takes two seconds that others need not wait for
 

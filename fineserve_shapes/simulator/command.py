@@ -41,16 +41,19 @@ def _read(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def add_parser(commands: Any) -> None:
-    """Add the subcommand to argparse's collection of them."""
+def add_parser(commands: Any, *, fits: bool = False) -> None:
+    """Add the subcommand to argparse's collection of them; its own subcommand `fit` where that is what is asked for."""
+    if fits:
+        fitcommand.add_parser(commands.add_parser("simulate").add_subparsers(metavar="fit", required=True))
+        return
     parser = commands.add_parser(
         "simulate",
+        epilog="fineserve simulate fit --help: how to find the flags of a server that was measured.",
         help="a server that speaks vLLM's dialect and behaves like one, for tests and first steps",
         description="A simulated LLM server. It speaks HTTP as vLLM (or transformers serve) does, takes time as a "
         "server with continuous batching does, and generates words without meaning. Its figures are a simulator's.",
     )
     parser.set_defaults(run=run)
-    fitcommand.add_parser(parser.add_subparsers(metavar="fit", title="calibration"))
     server = parser.add_argument_group("server")
     server.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)"
