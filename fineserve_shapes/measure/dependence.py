@@ -53,7 +53,7 @@ def effective(marked: FloatArray, totals: FloatArray, confidence: float) -> floa
         if not 0 < p < 1:
             return n
         excess = max(float(_excess(m[np.newaxis], size, p)[0]), 1.0)
-        student = stats.norm.ppf(confidence) / stats.t.ppf(confidence, _freedom(m - p * size))
+        student = float(stats.norm.ppf(confidence) / stats.t.ppf(confidence, _freedom(m - p * size)))
         found = min(found, n / excess * student**2)
     return found
 

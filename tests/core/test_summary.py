@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import orjson
 import pytest
 from measured import by_name, measurements, record
 
@@ -298,3 +299,12 @@ def test_the_warm_up_is_in_no_bound():
     slow = [record(i, first_token_s=0.1 * i + 5, last_token_s=0.1 * i + 6, end_s=0.1 * i + 6.1) for i in range(50)]
     summary = summary_of(tally_of(slow + [record(i) for i in range(50, 550)], warmup_s=5.0), ok=550)
     assert summary["p99_ttft_bound_ms"] == pytest.approx(200, rel=2 * RELATIVE_ERROR)
+
+
+def test_bounds_of_bursts_are_plain_values_too():
+    """Every tenth second is slow: whole heaps of late requests."""
+    rows = [record(i, first_token_s=0.1 * i + (0.4 if i // 10 % 10 == 0 else 0.2)) for i in range(1_000)]
+    summary = summary_of(tally_of(rows), ok=1_000)
+    assert summary["bounds"]["ttft"]["p90"]["method"] == "blocks"
+    assert summary["bounds"]["ttft"]["p90"]["effective_requests"] < 500
+    assert orjson.loads(orjson.dumps(summary)) == summary
