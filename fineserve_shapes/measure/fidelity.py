@@ -24,9 +24,10 @@ class Limits:
 
     lag_s, lag_share: lag p99 is at most the larger of lag_s and lag_share of the mean gap between requests.
     rate, gap_cv, dispersion: how far these may be from what was asked, as shares of it. A dispersion below 1 counts as 1
-    there; a CV too, and the bound is on its square, by which queues go. uncertainty_s: of each worker's clock. ttft_s: by how much the time of a first token may be off at p99;
-    at the median MEDIAN_SHARE of it. shared: the share of reads that may hold several tokens of a stream which had
-    waited. lengths: how far the mean input and output lengths may be from the plan's, as shares of them.
+    there; a CV too, and the bound is on its square, by which queues go. uncertainty_s: of each worker's clock.
+    ttft_s: by how much the time of a first token may be off at p99; at the median MEDIAN_SHARE of it. shared: the share
+    of reads that may hold several tokens of a stream which had waited. lengths: how far the mean input and output
+    lengths may be from the plan's, as shares of them.
     """
 
     lag_s: float = 0.010
