@@ -7,6 +7,7 @@ binds the process to the engine. Its users stay as they are, one inert instance 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +49,20 @@ class PlanShape(LoadTestShape):
     def plan(self, values: Values) -> Plan:
         """The plan of a run with these options. Raises InputError where there is none."""
         raise NotImplementedError
+
+    def runs(self, values: Values) -> Generator[Plan, dict[str, Any], None]:
+        """The runs of a test, one after the other: by default one, with `plan`.
+
+        Each is a run of its own, with its ledger, verdict and files. What comes back for a plan is the summary of its run
+        (see `measure.summary.summarise`), so that a search can go by it:
+
+            def runs(self, values):
+                for rate_rps in (1.0, 2.0, 4.0):
+                    summary = yield self.plan(values).faster(rate_rps)
+                    if summary["fidelity"]["verdict"] != "valid":
+                        return
+        """
+        yield self.plan(values)
 
     def tick(self) -> tuple[int, float] | None:
         """One inert user per process that sends; None ends the run."""
