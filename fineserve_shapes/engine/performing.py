@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from gevent.event import Event
 from gevent.pool import Pool
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.engine.dispatch import Dispatcher
 from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.engine.performing import Performer
@@ -28,7 +29,7 @@ from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.measurements import Outbox
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.timer import give_way

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import Histogram, middles_s
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.records import FloatArray, IntArray
 from fineserve_shapes.measure.totals import LATENCIES
 
 SAMPLE = 2_000

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from fineserve_shapes.arrays import BoolArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
@@ -31,8 +32,6 @@ LONGEST_LINE = 2**26
 _YOUNG = ("held_s",)  # columns that older logs do not have
 _LOST = tuple(OUTCOMES.index(outcome) for outcome in ("unsent", "unknown"))
 
-IntArray = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class RunData:
@@ -45,7 +44,7 @@ class RunData:
 
     name: str
     rows: records.Records
-    warm: npt.NDArray[np.bool_]
+    warm: BoolArray
     ids: list[str]
     errors: list[str | None]
     workers: list[str | None]
@@ -199,7 +198,7 @@ def _plan(tally: Tally, table: Any) -> None:
     tally.plan(streams[order], due_s[order])
 
 
-def _itl(table: Any, rows: records.Records, warm: npt.NDArray[np.bool_]) -> dict[int, Histogram]:
+def _itl(table: Any, rows: records.Records, warm: BoolArray) -> dict[int, Histogram]:
     if TIMES not in table.column_names:
         return {}
     lists = table[TIMES].combine_chunks()

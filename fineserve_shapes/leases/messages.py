@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
 from fineserve_shapes.leases.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
@@ -101,7 +102,7 @@ def unpack_rows(data: Any) -> list[Row]:
     return [Row(*row) for row in rows.tolist()]
 
 
-def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
+def unpack_delays(data: Any) -> FloatArray:
     """The event loop's delays in a report: finite and not negative beyond rounding, seconds."""
     delays_s = _array(data, "loop_delays", np.dtype("<f8"))
     return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)

@@ -6,10 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from fineserve_shapes.arrays import FloatArray, IntArray
 
 RELATIVE_ERROR = 0.005
 SMALLEST_S = 1e-5

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure.certified import Tails
 from fineserve_shapes.measure.delivery import Delivery
 from fineserve_shapes.measure.measurements import Measurements
-from fineserve_shapes.measure.series import FloatArray, IntArray, Series
+from fineserve_shapes.measure.series import Series
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.steady import Window
 from fineserve_shapes.measure.totals import Totals

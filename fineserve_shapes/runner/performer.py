@@ -13,13 +13,14 @@ import locust.stats
 import numpy as np
 from locust.stats import StatsEntry
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure

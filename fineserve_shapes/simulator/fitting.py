@@ -23,15 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import least_squares
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.batching import BatchEngine, EngineParameters
 from fineserve_shapes.simulator.engine import Sequence
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 QUANTILES = (0.5, 0.9, 0.99)
 WEIGHTS = {"p90": 0.5, "p99": 0.25}

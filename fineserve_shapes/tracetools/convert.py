@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.progress import counted
 from fineserve_shapes.tracetools.writing import trace_writer
-from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.columns import taken
@@ -48,7 +47,7 @@ class Rest:
         """The parts one below the other."""
         return cls(pa.concat_tables([part.table for part in parts]).combine_chunks())
 
-    def __getitem__(self, which: slice | IntArray | npt.NDArray[np.bool_]) -> Rest:
+    def __getitem__(self, which: slice | IntArray | BoolArray) -> Rest:
         if isinstance(which, slice):
             start, end, _ = which.indices(len(self.table))
             return Rest(self.table.slice(start, max(end - start, 0)))

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.inspection import Inspector, figure
-from fineserve_shapes.workload.block import Block, FloatArray, IntArray
+from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.bursts import NBParameters, fit_nb, split_bursts, write_nb
 from fineserve_shapes.workload.gammafit import GammaFit, fit_windows, time_resolution_s
 from fineserve_shapes.workload.windows import write_windows

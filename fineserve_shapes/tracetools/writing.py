@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN
 from fineserve_shapes.workload.traces.parquetfile import BLOCK_KEY, CLEAN_KEY, UNIT_KEY
 from fineserve_shapes.workload.traces.trace import FORMATS

@@ -13,9 +13,11 @@ from typing import Literal
 import numpy as np
 import scipy
 
+from fineserve_shapes.arrays import FloatArray, IntArray
+
 from ..errors import InputError
 from .arrivals import SEGMENTS_PER_BLOCK, Arrivals, Modulated, Poisson, Profile, Scaled
-from .block import BLOCK_ROWS, FloatArray, IntArray
+from .block import BLOCK_ROWS
 
 MILLISECOND_S = 1e-3
 # Below this an alpha changes no count that could be observed, and NumPy's r = 1 / alpha would grow without bound.

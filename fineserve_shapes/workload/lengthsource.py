@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.dataset import Entry, read_entries
 from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
 from fineserve_shapes.workload.traces.cleaning import Cleaner

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray
+
 from ..errors import InputError
 from .arrivals import MAX_SHAPE, MIN_SHAPE, Segment
-from .block import FloatArray
 
 # Above this a scale was almost surely meant in another unit, and a run would never get past its first instant.
 MAX_RATE_RPS = 1e7

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.workload.arrivals import Arrivals, Constant, Gamma, Modulated, Piecewise, Poisson, Segment, ramp
-from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.bursts import (
     Bursts,
     BurstSizes,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.columns import CleanRows, taken
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, TraceColumns
@@ -20,8 +19,6 @@ from fineserve_shapes.workload.traces.traceoptions import TraceOptions, normalis
 
 MAX_LENGTH = 2**31 - 1  # a larger number is no length of a text
 MAX_TICKS = 2.0**63  # in nanoseconds 292 years from 1970
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

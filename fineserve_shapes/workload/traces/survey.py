@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.workload.traces.timestamps import TimestampUnit
 
 DROP_REASONS = ("missing_timestamp", "below_one", "beyond_max_model_len")

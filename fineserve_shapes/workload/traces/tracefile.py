@@ -15,8 +15,8 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.timestamps import date_times
 

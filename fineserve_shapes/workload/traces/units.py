@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.traces.forms import Form, TraceColumns, form_of
 from fineserve_shapes.workload.traces.survey import PLAUSIBLE_RATE_RPS, human_span
 from fineserve_shapes.workload.traces.timestamps import (
