@@ -30,9 +30,9 @@ from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.prompts.opening import Form, Prompt, PromptSource, open_prompts
 from fineserve_shapes.prompts.tokenids import VOCAB_SIZE
 from fineserve_shapes.protocol.answer import AnswerReader
-from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.text import shorten
 from fineserve_shapes.values import Values
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from fineserve_shapes.client.target import Target
 from fineserve_shapes.client.transport import ConnectError, Transport, connect
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.answer import AnswerReader
-from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.text import shorten
 
 _now = time.perf_counter
 _MAX_HEAD_BYTES = 2**18  # of headers, trailers and framing between two pieces of a body

@@ -16,6 +16,7 @@ import gevent
 from fineserve_shapes.client.oneshot import oneshot
 from fineserve_shapes.client.target import Target
 from fineserve_shapes.measure.serverseries import ServerSeries, read_metrics
+from fineserve_shapes.text import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class ServerScrape:
                 raise ValueError("none of vLLM's metrics are on it")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.failures += 1
-            status = f"{type(error).__name__}: {error}"[:300]
+            status = shorten(f"{type(error).__name__}: {error}")
             if self.status == "ok":
                 logger.warning("%s no longer answers: %s", self.url, status)
             self.status = status

@@ -30,8 +30,8 @@ from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.measurements import Outbox
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
-from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.text import shorten
 from fineserve_shapes.timer import give_way
 
 logger = logging.getLogger(__name__)

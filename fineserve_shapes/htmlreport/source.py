@@ -26,6 +26,7 @@ from fineserve_shapes.measure.measurements import GAPS, MAX_ERROR_CHARS, SENT, M
 from fineserve_shapes.measure.requestlog import SCHEMA
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.text import shorten
 
 TIMES = "token_times_s"
 LONGEST_LINE = 2**26
@@ -135,7 +136,7 @@ def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except pa.ArrowException as error:
-        raise InputError(f"{path} is no request log: {str(error).splitlines()[0][:200]}") from None
+        raise InputError(f"{path} is no request log: {shorten(str(error).splitlines()[0], 200)}") from None
     missing = [name for name in SCHEMA.names if name not in table.column_names and name not in _YOUNG]
     if missing:
         raise InputError(f"{path} is no request log: it has no column {missing[0]}")

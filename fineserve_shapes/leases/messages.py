@@ -18,7 +18,7 @@ from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
 from fineserve_shapes.leases.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.protocol.openai import MAX_ERROR_CHARS, shorten
+from fineserve_shapes.text import MAX_CHARS, shorten
 
 PREFIX = "fineserve."
 LEASE, BEGIN, DRAIN, END, PONG, WARM_UP = (
@@ -64,7 +64,7 @@ def unpack_hello(data: Any) -> tuple[dict[str, Any], str | None]:
     """What a worker says when it is ready, and why it cannot be, if so."""
     error = data_field(data, "error", (str, type(None)))
     facts = {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, _PLAIN)}
-    return facts, None if error is None else shorten(error, 2 * MAX_ERROR_CHARS)  # our own words around a server's
+    return facts, None if error is None else shorten(error, 2 * MAX_CHARS)  # our own words around a server's
 
 
 def unpack_warm(data: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fineserve_shapes.leases.messages import MessageError
-from fineserve_shapes.protocol.openai import shorten
+from fineserve_shapes.text import shorten
 
 logger = logging.getLogger(__name__)
 

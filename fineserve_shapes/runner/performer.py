@@ -21,8 +21,8 @@ from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
-from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.text import shorten
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
 
 logger = logging.getLogger(__name__)

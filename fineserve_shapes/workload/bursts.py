@@ -14,6 +14,7 @@ import numpy as np
 import scipy
 
 from fineserve_shapes.arrays import FloatArray, IntArray
+from fineserve_shapes.text import clipped
 
 from ..errors import InputError
 from .arrivals import SEGMENTS_PER_BLOCK, Arrivals, Modulated, Poisson, Profile, Scaled
@@ -82,7 +83,7 @@ def read_nb(path: str | Path) -> NBParameters:
         positive = key in ("nb_mu", "mean")
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
         if not 0 <= number < MAX_VALUE or (positive and number == 0):
-            shown = "it is missing" if value is None else f"got {str(value)[:40]!r}"
+            shown = "it is missing" if value is None else f"got {clipped(repr(str(value)))}"
             least = "positive" if positive else "at least 0"
             raise InputError(f"{path}: {key} must be a number, {least}; {shown} (--parametric-nb-json)")
         values[key] = float(number)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.dataset import Entry, read_entries
 from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
 from fineserve_shapes.workload.traces.cleaning import Cleaner
@@ -218,12 +219,12 @@ def parse_strata(text: str) -> list[tuple[str, str, float]]:
         if not (equals and slash and architecture and scale and 0 < share < math.inf):
             raise InputError(
                 f"--strata takes shares by architecture and scale, such as MoE/gt100B=0.3,Dense/lt10B=0.7;"
-                f" got {part.strip()[:40]!r}"
+                f" got {clipped(repr(part.strip()))}"
             )
         strata.append((architecture.strip(), scale.strip(), share))
     labels = [(normalised(architecture), normalised(scale)) for architecture, scale, _ in strata]
     if len(set(labels)) < len(labels):
-        raise InputError(f"--strata names a stratum twice: {text[:80]!r}")
+        raise InputError(f"--strata names a stratum twice: {clipped(repr(text), 80)}")
     total = sum(share for _, _, share in strata)
     return [(architecture, scale, share / total) for architecture, scale, share in strata]
 

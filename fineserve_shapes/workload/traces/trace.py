@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.columns import CleanRows, Columns, joined, pieces, taken
 from fineserve_shapes.workload.traces.csvfile import CsvFile
@@ -19,7 +20,7 @@ from fineserve_shapes.workload.traces.parquetfile import ParquetFile
 from fineserve_shapes.workload.traces.survey import Tally, TraceSurvey, human_span
 from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
 from fineserve_shapes.workload.traces.timestamps import DATE_TIME, TimestampUnit
-from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted, listed, shortened
+from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted, listed
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 from fineserve_shapes.workload.traces.units import find_unit
 
@@ -218,7 +219,7 @@ def nothing_left(path: Path, options: TraceOptions, tally: Tally) -> InputError:
     elif not tally.rows:
         why = "it has no rows below its header"
     elif tally.filtered == tally.rows:
-        asked = " and ".join(f"{name} {shortened(value)}" for name, value in options.filters.items())
+        asked = " and ".join(f"{name} {clipped(value)}" for name, value in options.filters.items())
         held = "; ".join(f"{name} {listed(sorted(labels))}" for name, labels in tally.labels.items())
         why = f"no row has {asked}: the file has {held} (--architecture, --scale)"
     else:
