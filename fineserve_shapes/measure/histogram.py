@@ -89,6 +89,12 @@ class Histogram:
         value = float(middles_s(np.searchsorted(np.cumsum(self._counts), [rank]))[0])
         return min(max(value, self.minimum_s), self.maximum_s)
 
+    def cumulative(self) -> tuple[FloatArray, IntArray]:
+        """The values of the buckets that hold something, shape (n,), seconds, ascending, and how many values there are up
+        to each, shape (n,); within the stated error."""
+        filled = np.flatnonzero(self._counts)
+        return np.clip(middles_s(filled), self.minimum_s, self.maximum_s), np.cumsum(self._counts[filled])
+
     def above(self, value_s: float) -> int:
         """How many values are larger, within the stated error."""
         return int(self._counts[int(places(np.array([value_s]))[0]) + 1 :].sum())
