@@ -14,7 +14,7 @@ import orjson
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import metrics as prometheus
-from fineserve_shapes.simulator.alarm import Alarm
+from fineserve_shapes.simulator.alarm import EarliestAlarm
 from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
 from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
@@ -89,7 +89,7 @@ class Simulator:
         self._hosting = hosting
         self._engines = hosting.engines
         self._truth = truth
-        self._alarm = Alarm(self.loop, self._step)
+        self._alarm = EarliestAlarm(self.loop, self._step)
         self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[Connection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)

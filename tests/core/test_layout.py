@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "fineserve_shapes"
 
-GROUND = ("errors", "machine", "filenames", "text", "arrays", "timer")
+GROUND = ("errors", "machine", "filenames", "text", "arrays", "timerfd", "timer")
 """Modules that any room may use; `timer` where there is gevent."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "protocol": (),
     "measure": (),
     "simulator": (),
-    "timer": (), "filenames": (), "machine": (), "errors": (), "text": (), "arrays": (),
+    "timer": (), "timerfd": (), "filenames": (), "machine": (), "errors": (), "text": (), "arrays": (),
 }  # fmt: skip
 """Each room, from the top, and the rooms below that it may import."""
 
