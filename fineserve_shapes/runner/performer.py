@@ -22,6 +22,7 @@ from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.runner.environment import Environment
 from fineserve_shapes.text import shorten
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
 
@@ -34,7 +35,7 @@ _LAST_INDEX = 2**32 - 1  # prompts differ for all indices up to there
 class UserPerformer:
     """Turns rows into calls of the locustfile's user class, and results into Locust's events and statistics."""
 
-    def __init__(self, environment: Any) -> None:
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._user: ArrivalUser | None = None
         self._kinds: set[str] = set()
