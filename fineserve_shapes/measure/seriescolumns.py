@@ -13,7 +13,7 @@ from fineserve_shapes.measure.histogram import middles_s
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class SeriesColumns:
     """The shape of columns: how many slots of which widths (s), and the names of their fields."""
 
     slots: int

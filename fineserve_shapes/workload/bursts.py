@@ -203,7 +203,7 @@ class Bursts:
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
+class NegativeBinomialSlots:
     """Negative-binomial counts in slots of a millisecond, at a profile's rate.
 
     Parameters
@@ -278,7 +278,7 @@ def with_bursts(
     nb : NBParameters
         Sizes of bursts, with mean E[B].
     mode : {"batch", "slot"}
-        "batch": gamma gaps between bursts, sizes from `BurstSizes`. "slot": `Slots` with nb_alpha.
+        "batch": gamma gaps between bursts, sizes from `BurstSizes`. "slot": `NegativeBinomialSlots` with nb_alpha.
     gamma_fitted_to : {"bursts", "requests"}
         What the profile's rate counts. "bursts" (so are the published files): requests come at E[B] / (k * theta).
         "requests": they come at 1 / (k * theta), and bursts at 1 / E[B] of that with the burstiness kept.
@@ -290,7 +290,7 @@ def with_bursts(
     """
     mean, variance = nb.moments()
     if mode == "slot":
-        return Slots(Scaled(profile, mean) if gamma_fitted_to == "bursts" else profile, nb.nb_alpha)
+        return NegativeBinomialSlots(Scaled(profile, mean) if gamma_fitted_to == "bursts" else profile, nb.nb_alpha)
     sizes = BurstSizes(mean, variance)
     return Bursts(Modulated(profile if gamma_fitted_to == "bursts" else Scaled(profile, 1 / mean)), sizes)
 

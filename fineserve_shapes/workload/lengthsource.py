@@ -16,7 +16,7 @@ from fineserve_shapes.workload.dataset import Entry, read_entries
 from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.forms import TraceColumns, find_length_columns
-from fineserve_shapes.workload.traces.survey import Tally
+from fineserve_shapes.workload.traces.survey import RowTally
 from fineserve_shapes.workload.traces.trace import CHUNK_ROWS, open_file, source_digest
 from fineserve_shapes.workload.traces.tracefile import Wanted
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions, normalised
@@ -178,7 +178,7 @@ def read_pairs(path: Path, options: TraceOptions, seed: int = 0) -> LengthSource
     names = find_length_columns(file, options)
     timeless = TraceColumns("", *names)  # a column of zeros stands in for the timestamps
     cleaner = Cleaner(file, timeless, options)
-    tally = Tally()
+    tally = RowTally()
     rng = np.random.default_rng([seed, 4])
     keys: FloatArray = np.empty(0)
     inputs = outputs = np.empty(0, dtype=np.int32)

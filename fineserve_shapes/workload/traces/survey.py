@@ -70,7 +70,7 @@ class TraceSurvey:
 
 
 @dataclass(slots=True)
-class Tally:
+class RowTally:
     """The counts of a reading under way.
 
     clean, clean_span_s: rows that the filter and the cleaning left, before the slice. busy_s: the seconds of the trace
