@@ -1,4 +1,4 @@
-"""Arrays: the names of the array types that signatures speak of."""
+"""Arrays: names for the array types in signatures."""
 
 import numpy as np
 import numpy.typing as npt

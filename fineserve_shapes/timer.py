@@ -15,7 +15,7 @@ _READABLE = 1
 
 
 def give_way() -> None:
-    """Let whoever is due go first: sockets, timers, other greenlets; to be called in the middle of longer work.
+    """Let sockets, timers and other greenlets that are due go first; to be called in the middle of longer work.
 
     `gevent.sleep(0)` does less: the hub goes on with greenlets like this one for up to 5 ms before it looks at sockets.
     """

@@ -250,7 +250,7 @@ class Connection:
     # what httptools calls
 
     def on_message_begin(self) -> None:
-        """An answer begins; one that nobody asked for spoils the connection."""
+        """An answer begins; one without a request makes the connection unusable."""
         self._framed = False
         self._retry_after_s: float | None = None
         if self._reader is None:

@@ -1,6 +1,6 @@
 """Server scrape: the server's own /metrics, fetched while a run goes on.
 
-It never disturbs the run: whatever fails is said once.
+It never disturbs the run: a failure is logged once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERY_S = 1.0
 TIMEOUT_S = 2.0
 MAX_BYTES = 2**22
 TRIES = 3
-"""A server that nobody said has metrics is asked so often."""
+"""How many failed fetches end the scrape of a server that was not named on the command line."""
 
 
 class ServerScrape:

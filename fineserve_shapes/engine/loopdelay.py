@@ -37,7 +37,7 @@ class LoopDelay:
                 wake_s = time.perf_counter() + EVERY_S
                 timer.sleep_until(wake_s)
                 self._late_s.append(time.perf_counter() - wake_s)
-                if len(self._late_s) > 10_000:  # nobody takes them
+                if len(self._late_s) > 10_000:  # they are not being taken
                     del self._late_s[:5_000]
         finally:
             timer.close()

@@ -38,7 +38,7 @@ class Performer(Protocol):
         """Send the row and wait for its end; never raises but for what kills a greenlet."""
 
     def warm_up(self, run: str, row: Row) -> Result:
-        """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
+        """Send a warm-up request, which is not recorded; never raises but for what kills a greenlet."""
 
     def first_tokens(self) -> Sequence[tuple[FirstToken, float, float]]:
         """Requests whose first token came since the last call, with when they were sent and when it came (perf_counter)."""

@@ -58,7 +58,7 @@ class Tally:
             step()
 
     def steps(self, measured: Measurements) -> list[Callable[[], None]]:
-        """The same in steps to be taken one after the other, for who has other things to do in between."""
+        """The same in steps to be taken one after the other, so that other work can be done in between."""
         return [
             lambda: self.series.add(measured),
             lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["lag_s"]),

@@ -1,4 +1,4 @@
-"""Feed: the run that is shown, as plain values for whoever polls. No web framework in here."""
+"""Feed: the run that is shown, as plain values for readers that poll. No web framework."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 RATE_OVER_S = 10.0
 MAX_ERRORS = 10
 FRESH_S = 0.5
-"""Whoever asks within that time gets the same figures."""
+"""Readers that ask within that time get the same figures."""
 
 
 class Book(Protocol):
-    """Who holds the ledger."""
+    """What holds the ledger: a `LeaseBook`."""
 
     @property
     def ledger(self) -> Ledger:
@@ -41,7 +41,7 @@ class Watched(Protocol):
 
     @property
     def book(self) -> Book:
-        """Who holds the ledger."""
+        """What holds the ledger: a `LeaseBook`."""
 
     @property
     def now_s(self) -> float:
