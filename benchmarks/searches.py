@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from benchmarks.workloads import FloatArray, queue_root
+from benchmarks.workloads import queue_root
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.measure.capacity import Capacity, Search
 from fineserve_shapes.measure.decision import LOOKS, Decision, Seen, Verdict, decide
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, signal, stats
 
-FloatArray = npt.NDArray[np.float64]
+from fineserve_shapes.arrays import FloatArray
+
 Draw = Callable[[np.random.Generator, int], tuple[FloatArray, FloatArray]]
 
 

@@ -18,11 +18,14 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
+from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
     from fineserve_shapes.planning.synthesis import Synthesis
     from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
+
+__all__ = ["Block", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "SyntheticShape", "Values"]
 
 # What makes plans is imported where a plan is made: it takes half a second, and workers need none of it.
 
@@ -33,6 +36,12 @@ class PlanShape(LoadTestShape):
     """A shape that follows a plan: override `plan`.
 
     mode: its name in the results. option_list: the options that it reads.
+
+        class Volleys(PlanShape):
+            mode = "volleys"
+
+            def plan(self, values):
+                return Plan(blocks, identity={}, endless=True)  # blocks() gives a Block for each volley
     """
 
     abstract = True
@@ -96,6 +105,9 @@ class ReplayShape(PlanShape):
     """Replays a recorded trace: each request at its recorded time, with its recorded lengths.
 
     trace: the trace to replay where --request-trace-csv names none.
+
+        class Replay(ReplayShape):
+            trace = "my_trace.csv"
     """
 
     abstract = True
@@ -152,6 +164,9 @@ class PoissonShape(SyntheticShape):
     """Independent arrivals at one rate; by options also burstier or more even ones, and rates that change.
 
     request_rate: requests per second where --request-rate says none.
+
+        class Poisson(PoissonShape):
+            request_rate = 5.0
     """
 
     abstract = True
@@ -167,7 +182,11 @@ class PoissonShape(SyntheticShape):
 
 
 class ParametricShape(SyntheticShape):
-    """Gamma gaps over windows, in bursts where the class has them, for as long as the run lasts."""
+    """Gamma gaps over windows, in bursts where the class has them, for as long as the run lasts.
+
+    class Parametric(ParametricShape):
+        datasets = Path("datasets")
+    """
 
     abstract = True
     mode = "parametric"

@@ -30,10 +30,12 @@ from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.prompts.opening import Form, Prompt, PromptSource, open_prompts
 from fineserve_shapes.prompts.tokenids import VOCAB_SIZE
 from fineserve_shapes.protocol.answer import AnswerReader
-from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.text import shorten
 from fineserve_shapes.values import Values
+
+__all__ = ["ArrivalUser", "ChatUser", "CompletionUser", "OpenAIUser", "PlannedRequest", "Result"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,12 @@ class PlannedRequest:
 class ArrivalUser(User):
     """Any Locust client, driven open loop by a plan: override `perform`, which gets the request.
 
-    Locust starts one inert instance a process, so that a run has users; requests do not come from its tasks. Use it with
-    another client as `class MyUser(ArrivalUser, FastHttpUser)`.
+    Locust starts one inert instance a process, so that a run has users; requests do not come from its tasks. With another
+    of Locust's clients, which fires the request events itself:
+
+        class Client(ArrivalUser, FastHttpUser):
+            def perform(self, request):
+                self.client.post("/generate", json={"max_tokens": request.output_tokens})
     """
 
     abstract = True
@@ -121,8 +127,15 @@ class ArrivalUser(User):
             gevent.sleep(3600)
 
 
-class _OpenAIUser(ArrivalUser):
-    """What completions and chat have in common."""
+class OpenAIUser(ArrivalUser):
+    """What completions and chats have in common: the client, the prompts, the reading of answers.
+
+    Override `headers`, `body`, `prepare`, `name_of` or `result` of one of the two below it:
+
+        class Tenant(ChatUser):
+            def headers(self):
+                return super().headers() | {"X-Team": "search"}
+    """
 
     abstract = True
     api: Api
@@ -316,15 +329,23 @@ class _OpenAIUser(ArrivalUser):
         return "token_ids" if asked == "tokens" or (asked == "auto" and backend == "vllm") else "text"
 
 
-class CompletionUser(_OpenAIUser):
-    """`/v1/completions`: the recorded number of tokens in, the recorded number out."""
+class CompletionUser(OpenAIUser):
+    """`/v1/completions`: the recorded number of tokens in, the recorded number out.
+
+    class Completions(CompletionUser):
+        pass
+    """
 
     abstract = True
     api = Api.COMPLETIONS
 
 
-class ChatUser(_OpenAIUser):
-    """`/v1/chat/completions`: each prompt is one message of a user."""
+class ChatUser(OpenAIUser):
+    """`/v1/chat/completions`: each prompt is one message of a user.
+
+    class Chat(ChatUser):
+        pass
+    """
 
     abstract = True
     api = Api.CHAT

@@ -20,8 +20,8 @@ from fineserve_shapes.client.target import Target
 from fineserve_shapes.client.transport import ConnectError, Transport, connect
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.answer import AnswerReader
-from fineserve_shapes.protocol.openai import shorten
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.text import shorten
 
 _now = time.perf_counter
 _MAX_HEAD_BYTES = 2**18  # of headers, trailers and framing between two pieces of a body
@@ -250,7 +250,7 @@ class Connection:
     # what httptools calls
 
     def on_message_begin(self) -> None:
-        """An answer begins; one that nobody asked for spoils the connection."""
+        """An answer begins; one without a request makes the connection unusable."""
         self._framed = False
         self._retry_after_s: float | None = None
         if self._reader is None:

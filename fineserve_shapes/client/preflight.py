@@ -23,7 +23,8 @@ from fineserve_shapes.client.oneshot import oneshot
 from fineserve_shapes.client.target import Endpoints, Target
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.answer import AnswerReader
-from fineserve_shapes.protocol.openai import http_error_text, shorten
+from fineserve_shapes.protocol.openai import http_error_text
+from fineserve_shapes.text import shorten
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ _CHECKS_PER_TURN = 500
 SWEEP_S = 0.1
 
 
-class Watched(Protocol):
+class WithDeadline(Protocol):
     """Something with deadlines."""
 
     def check(self, now_s: float) -> None:
@@ -50,7 +50,7 @@ class Reactor:
         self._stamping = keep_stamping()  # from before the first connection to after the last
         self._epoll = monkey.get_original("select", "epoll")()
         self._readers: dict[int, Callable[[], None]] = {}
-        self._watched: set[Watched] = set()
+        self._watched: set[WithDeadline] = set()
         self.reads = ReadLog()
         self.emptied_s = clock()
         """When all sockets were last known to be empty: what is read now came later."""
@@ -78,14 +78,14 @@ class Reactor:
         if self._readers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def watch(self, watched: Watched) -> None:
+    def watch(self, watched: WithDeadline) -> None:
         """Check its deadlines from now on, and look for what it waits for."""
         self._watched.add(watched)
         if self._alarm is not None and not self._ticking:
             self._ticking = True
             self._alarm.set(self._clock() + self._interval_s)
 
-    def unwatch(self, watched: Watched) -> None:
+    def unwatch(self, watched: WithDeadline) -> None:
         """Check them no more."""
         self._watched.discard(watched)
 

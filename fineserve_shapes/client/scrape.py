@@ -1,6 +1,6 @@
 """Server scrape: the server's own /metrics, fetched while a run goes on.
 
-It never disturbs the run: whatever fails is said once.
+It never disturbs the run: a failure is logged once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import gevent
 from fineserve_shapes.client.oneshot import oneshot
 from fineserve_shapes.client.target import Target
 from fineserve_shapes.measure.serverseries import ServerSeries, read_metrics
+from fineserve_shapes.text import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ EVERY_S = 1.0
 TIMEOUT_S = 2.0
 MAX_BYTES = 2**22
 TRIES = 3
-"""A server that nobody said has metrics is asked so often."""
+"""How many failed fetches end the scrape of a server that was not named on the command line."""
 
 
 class ServerScrape:
@@ -78,7 +79,7 @@ class ServerScrape:
                 raise ValueError("none of vLLM's metrics are on it")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.failures += 1
-            status = f"{type(error).__name__}: {error}"[:300]
+            status = shorten(f"{type(error).__name__}: {error}")
             if self.status == "ok":
                 logger.warning("%s no longer answers: %s", self.url, status)
             self.status = status

@@ -70,7 +70,7 @@ class Endpoints:
     | https://h/proxy/team-a, .../team-a/v1          | /proxy/team-a/v1      | /proxy/team-a/metrics   |
     | https://h/openai/v1                            | /openai/v1            | /openai/metrics         |
     | https://h/v1beta/openai                        | /v1beta/openai        | /metrics                |
-    | https://h/openai/deployments/d?api-version=1   | /openai/deployments/d | (nobody has them there) |
+    | https://h/openai/deployments/d?api-version=1   | /openai/deployments/d | (no known server has them there) |
     | https://h/chat/completions                     | (empty)               | /metrics                |
 
     The URL's query goes with requests and with the list of models, and with no other page. endpoint: the path of

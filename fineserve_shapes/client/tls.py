@@ -1,4 +1,4 @@
-"""TLS: whom a run trusts."""
+"""TLS: which certificates a run trusts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def tls_context(ca_file: str | None = None, *, insecure: bool = False) -> ssl.SS
         context.verify_mode = ssl.CERT_NONE
         return context
     if ca_file is None and (of_system := os.environ.get("SSL_CERT_FILE")):
-        _readable(of_system, "SSL_CERT_FILE in the environment")  # OpenSSL would pass over it, and then trust nobody
+        _readable(
+            of_system, "SSL_CERT_FILE in the environment"
+        )  # OpenSSL would ignore it, and then trust no certificate
     if ca_file is not None:
         _readable(ca_file, "--ca-file")
     try:

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import gevent
 import numpy as np
-import numpy.typing as npt
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.timer import Timer
 
 EVERY_S = 0.05
@@ -21,7 +21,7 @@ class LoopDelay:
         self._late_s: list[float] = []
         self._greenlet = gevent.spawn(self._watch)
 
-    def take(self) -> npt.NDArray[np.float64]:
+    def take(self) -> FloatArray:
         """The delays since the last call, shape (n,), seconds."""
         late_s, self._late_s = self._late_s, []
         return np.array(late_s, dtype=np.float64)
@@ -37,7 +37,7 @@ class LoopDelay:
                 wake_s = time.perf_counter() + EVERY_S
                 timer.sleep_until(wake_s)
                 self._late_s.append(time.perf_counter() - wake_s)
-                if len(self._late_s) > 10_000:  # nobody takes them
+                if len(self._late_s) > 10_000:  # they are not being taken
                     del self._late_s[:5_000]
         finally:
             timer.close()

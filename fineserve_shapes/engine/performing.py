@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
 
 
@@ -37,7 +38,7 @@ class Performer(Protocol):
         """Send the row and wait for its end; never raises but for what kills a greenlet."""
 
     def warm_up(self, run: str, row: Row) -> Result:
-        """Send an extra request of which nobody is to know; never raises but for what kills a greenlet."""
+        """Send a warm-up request, which is not recorded; never raises but for what kills a greenlet."""
 
     def first_tokens(self) -> Sequence[tuple[FirstToken, float, float]]:
         """Requests whose first token came since the last call, with when they were sent and when it came (perf_counter)."""

@@ -79,7 +79,7 @@ class Spool:
                            " left in %s", log.rows, path)  # fmt: skip
 
     def close(self) -> None:
-        """Nobody needs it."""
+        """Drop the records: they are not needed any more."""
         file, self._file = self._file, None
         if file is not None:
             with contextlib.suppress(OSError):  # what could not be written is tried once more

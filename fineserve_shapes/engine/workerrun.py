@@ -18,8 +18,8 @@ from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.holder import LeaseHolder
 from fineserve_shapes.leases.lease import Lease, Row
 from fineserve_shapes.measure.measurements import Outbox
-from fineserve_shapes.measure.records import FloatArray, Records
-from fineserve_shapes.protocol.openai import shorten
+from fineserve_shapes.measure.records import Records
+from fineserve_shapes.text import shorten
 
 GONE_S = 5.0  # a master that has not been heard for so long
 

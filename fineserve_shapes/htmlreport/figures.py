@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.histogram import Histogram, middles_s
+from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.ledger import OUTCOMES
-from fineserve_shapes.measure.records import FloatArray, IntArray
 from fineserve_shapes.measure.totals import LATENCIES
 
 SAMPLE = 2_000
@@ -57,18 +57,15 @@ def drawn(run: RunData) -> dict[str, Any]:
 
 def cdf(histogram: Histogram) -> dict[str, list[float]]:
     """Milliseconds `x` and the share `y` of values up to there, in at most some hundred points; dense in the tail."""
-    packed = histogram.pack()
-    places = np.frombuffer(packed["places"], dtype="<u2").astype(np.int64)
-    counts = np.frombuffer(packed["counts"], dtype="<i8")
-    if not len(places):
+    if not histogram.count:
         return {"x": [], "y": []}
-    share = np.cumsum(counts) / histogram.count
+    values_s, reached = histogram.cumulative()
+    share = reached / histogram.count
     levels = np.concatenate(
         [np.linspace(0, 0.95, CDF_POINTS // 2), 1 - np.geomspace(0.05, 1e-6, CDF_POINTS // 2), [1.0]]
     )
     picked = np.unique(np.minimum(np.searchsorted(share, levels), len(share) - 1))
-    x = np.clip(middles_s(places[picked]), histogram.minimum_s, histogram.maximum_s)
-    return {"x": _rounded(1e3 * x), "y": _rounded(share[picked], 6)}
+    return {"x": _rounded(1e3 * values_s[picked]), "y": _rounded(share[picked], 6)}
 
 
 def against(x: FloatArray, y: FloatArray) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from fineserve_shapes import __version__
 from fineserve_shapes.htmlreport import figures
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure.summary import rates
+from fineserve_shapes.text import MAX_CHARS, shorten
 from fineserve_shapes.webui.chartlibrary import plotly_js
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXT = 300
 _ASSETS = files("fineserve_shapes.htmlreport")
 _SHARED = files("fineserve_shapes.webui")
 
@@ -66,7 +66,7 @@ def render(runs: Sequence[RunData]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = number
-    environment.filters["clipped"] = clipped
+    environment.filters["clipped"] = lambda value, limit=MAX_CHARS: shorten(str(value), limit)
     template = environment.from_string(_ASSETS.joinpath("report.html.jinja").read_text())
     data = {"runs": [figures.drawn(run) | {"label": label} for run, label in zip(runs, _labels(runs), strict=True)]}
     return template.render(
@@ -95,7 +95,7 @@ def _inline(text: str) -> Markup:
 
 def _labels(runs: Sequence[RunData]) -> list[str]:
     """The name of each run; one that occurs twice gets its place."""
-    names = [clipped(run.name, 60) for run in runs]
+    names = [shorten(run.name, 60) for run in runs]
     return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
 
 
@@ -172,7 +172,7 @@ def _fidelity(run: RunData) -> dict[str, Any]:
     for worker, facts in list((told.get("workers") or {}).items())[:50]:
         if isinstance(facts, dict):
             uncertain = facts.get("uncertainty_s")
-            found[f"worker {clipped(worker, 60)}"] = (
+            found[f"worker {shorten(worker, 60)}"] = (
                 f"clock within {number(None if uncertain is None else 1e3 * uncertain)} ms,"
                 f" loop delay p99 {number(facts.get('loop_delay_p99_ms'))} ms,"
                 f" read delay p99 {number((facts.get('reads') or {}).get('delay_p99_ms'))} ms"
@@ -192,12 +192,6 @@ def _tables(run: RunData) -> dict[str, Any]:
     }
 
 
-def clipped(value: object, limit: int = MAX_TEXT) -> str:
-    """One line of at most so many characters."""
-    text = " ".join(str(value)[: 4 * limit].split())
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
 def number(value: Any) -> str:
     """A value for a cell: four significant digits, a dash for what was not measured."""
     if value is None:
@@ -208,4 +202,4 @@ def number(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return clipped(value)
+    return shorten(str(value))

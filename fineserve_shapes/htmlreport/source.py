@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from fineserve_shapes.arrays import BoolArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
@@ -25,13 +26,12 @@ from fineserve_shapes.measure.measurements import GAPS, MAX_ERROR_CHARS, SENT, M
 from fineserve_shapes.measure.requestlog import SCHEMA
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.text import shorten
 
 TIMES = "token_times_s"
 LONGEST_LINE = 2**26
 _YOUNG = ("held_s",)  # columns that older logs do not have
 _LOST = tuple(OUTCOMES.index(outcome) for outcome in ("unsent", "unknown"))
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class RunData:
 
     name: str
     rows: records.Records
-    warm: npt.NDArray[np.bool_]
+    warm: BoolArray
     ids: list[str]
     errors: list[str | None]
     workers: list[str | None]
@@ -136,7 +136,7 @@ def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except pa.ArrowException as error:
-        raise InputError(f"{path} is no request log: {str(error).splitlines()[0][:200]}") from None
+        raise InputError(f"{path} is no request log: {shorten(str(error).splitlines()[0], 200)}") from None
     missing = [name for name in SCHEMA.names if name not in table.column_names and name not in _YOUNG]
     if missing:
         raise InputError(f"{path} is no request log: it has no column {missing[0]}")
@@ -199,7 +199,7 @@ def _plan(tally: Tally, table: Any) -> None:
     tally.plan(streams[order], due_s[order])
 
 
-def _itl(table: Any, rows: records.Records, warm: npt.NDArray[np.bool_]) -> dict[int, Histogram]:
+def _itl(table: Any, rows: records.Records, warm: BoolArray) -> dict[int, Histogram]:
     if TIMES not in table.column_names:
         return {}
     lists = table[TIMES].combine_chunks()

@@ -1,4 +1,4 @@
-"""The master's side of leases: the plan, who holds what, and the ledger. See leases.py for why no row is sent twice."""
+"""The master's side of leases: the plan, who holds what, and the ledger. See lease.py for why no row is sent twice."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class LeaseBook:
             member.alive, member.seen_s = True, now_s
 
     def leave(self, worker: str) -> None:
-        """A worker is gone: what it may still have sent is unknown, the rest goes to others."""
+        """A worker is gone: rows that it may have sent become unknown, the rest goes to other workers."""
         member = self._members.get(worker)
         if member is None or not member.alive:
             return

@@ -1,6 +1,6 @@
 """Common time: what the master's clock shows, estimated on a worker by ping-pong.
 
-What may live here: the estimate. The clock of every process is `time.perf_counter`; the messages are others' business.
+What may live here: the estimate. The clock of every process is `time.perf_counter`; the messages are sent elsewhere.
 """
 
 from __future__ import annotations

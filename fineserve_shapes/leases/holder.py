@@ -1,4 +1,4 @@
-"""The worker's side of leases: rows to send, and what to tell the master. See leases.py for why no row is sent twice."""
+"""The worker's side of leases: rows to send, and what to tell the master. See lease.py for why no row is sent twice."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.leases.slots import NO_LOAD, Limit, Load
 
 HORIZON_S = 3.0
@@ -34,8 +35,6 @@ SILENCE_S = FENCE_S  # a worker that is not heard sends nothing from then on: to
 RESEND_S = 1.0
 ROUNDING_S = 1e-3  # more than any sum of these times can be off by
 LEASE_ROWS = 4096
-
-IntArray = npt.NDArray[np.int64]
 
 
 class Row(NamedTuple):

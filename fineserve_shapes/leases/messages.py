@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
 from fineserve_shapes.leases.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.protocol.openai import MAX_ERROR_CHARS, shorten
+from fineserve_shapes.text import MAX_CHARS, shorten
 
 PREFIX = "fineserve."
 LEASE, BEGIN, DRAIN, END, PONG, WARM_UP = (
@@ -63,7 +64,7 @@ def unpack_hello(data: Any) -> tuple[dict[str, Any], str | None]:
     """What a worker says when it is ready, and why it cannot be, if so."""
     error = data_field(data, "error", (str, type(None)))
     facts = {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, _PLAIN)}
-    return facts, None if error is None else shorten(error, 2 * MAX_ERROR_CHARS)  # our own words around a server's
+    return facts, None if error is None else shorten(error, 2 * MAX_CHARS)  # our own words around a server's
 
 
 def unpack_warm(data: Any) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def unpack_rows(data: Any) -> list[Row]:
     return [Row(*row) for row in rows.tolist()]
 
 
-def unpack_delays(data: Any) -> npt.NDArray[np.float64]:
+def unpack_delays(data: Any) -> FloatArray:
     """The event loop's delays in a report: finite and not negative beyond rounding, seconds."""
     delays_s = _array(data, "loop_delays", np.dtype("<f8"))
     return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)

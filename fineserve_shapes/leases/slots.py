@@ -21,7 +21,7 @@ SPARE_ROWS = 50
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The word to a worker: a number that grows, and how many requests it may have in flight."""
+    """The message to a worker: its number, which grows, and how many requests the worker may have in flight."""
 
     number: int
     limit: int
@@ -29,7 +29,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A worker's word. number: of the newest limit it has heard; waiting: rows that are due and wait for a slot."""
+    """A worker's report. number: of the newest limit that it has; waiting: rows that are due and wait for a slot."""
 
     number: int = -1
     in_flight: int = 0
@@ -73,7 +73,7 @@ class Slots:
         return share.limit.limit > 0 and share.load.waiting < share.limit.limit + share.ends_rps + SPARE_ROWS
 
     def reported(self, worker: str, load: Load, ends: int, now_s: float) -> None:
-        """A worker's word, and how many requests ended on it since its last."""
+        """Take a worker's report, and how many requests ended on it since its last one."""
         share = self._shares.get(worker)
         if share is None:  # it had been taken for lost
             share = self._shares[worker] = _Share(now_s, Limit(load.number + 1, 0), promised=load.in_flight)

@@ -7,10 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure.histogram import BUCKETS, places
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 MOST_BLOCKS = 128
 SHORTEST_S = 0.125

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.decision import Decision, Verdict, checked_share
-
-FloatArray = npt.NDArray[np.float64]
 
 TOLERANCE = 0.05
 BRACKET = 2.0

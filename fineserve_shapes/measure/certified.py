@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.blocks import Blocks, IntArray
+from fineserve_shapes.measure.blocks import Blocks
 from fineserve_shapes.measure.dependence import FALSE_ALARMS, dependent, effective
 from fineserve_shapes.measure.histogram import edges_s
 from fineserve_shapes.measure.ledger import OK
@@ -21,7 +22,7 @@ QUANTILES = {"p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 Method = Literal["binomial", "blocks"]
 
-_LATENCIES: dict[str, Callable[[records.Records], records.FloatArray]] = {
+_LATENCIES: dict[str, Callable[[records.Records], FloatArray]] = {
     "ttft": records.ttft_s,
     "ttft_from_due": records.ttft_from_due_s,
     "tpot": records.tpot_s,

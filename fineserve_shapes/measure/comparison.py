@@ -7,15 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.slo import Slo
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95
 BLOCKS = 32
@@ -24,7 +21,7 @@ FEWEST_ABOVE = 20
 """A quantile is compared where so many requests, in each run, lie above it."""
 _MOST_CELLS = 2_048
 
-_LATENCIES: dict[str, Callable[[records.Records], records.FloatArray]] = {
+_LATENCIES: dict[str, Callable[[records.Records], FloatArray]] = {
     "ttft": records.ttft_s,
     "ttft_from_due": records.ttft_from_due_s,
     "tpot": records.tpot_s,

@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-import numpy.typing as npt
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.dependence import effective
 from fineserve_shapes.measure.saturation import growth
 from fineserve_shapes.measure.shares import lower, upper
-
-FloatArray = npt.NDArray[np.float64]
 
 LOOKS = (0.25, 0.5, 0.75, 1.0)
 """When a step is looked at, as shares of its longest duration without the warm-up."""

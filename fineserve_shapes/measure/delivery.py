@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fineserve_shapes.measure.dispersion import Burstiness, BurstinessMeter, FloatArray
+from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.measure.dispersion import Burstiness, BurstinessMeter
 
 HOLD_S = 10.0
 """Workers tell what they sent in turns, and a paused one late: times are put in order for as long."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-FloatArray = npt.NDArray[np.float64]
+from fineserve_shapes.arrays import FloatArray
 
 FEWEST_BLOCKS = 12
 """Blocks are joined, two by two, as long as so many are left."""

@@ -9,10 +9,8 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from fineserve_shapes.arrays import FloatArray, IntArray
 
 WIDTHS_S = (1, 10, 300)
 

@@ -6,10 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from fineserve_shapes.arrays import FloatArray, IntArray
 
 RELATIVE_ERROR = 0.005
 SMALLEST_S = 1e-5
@@ -90,6 +88,12 @@ class Histogram:
         rank = max(1, math.ceil(q * self.count))
         value = float(middles_s(np.searchsorted(np.cumsum(self._counts), [rank]))[0])
         return min(max(value, self.minimum_s), self.maximum_s)
+
+    def cumulative(self) -> tuple[FloatArray, IntArray]:
+        """The values of the buckets that hold something, shape (n,), seconds, ascending, and how many values there are up
+        to each, shape (n,); within the stated error."""
+        filled = np.flatnonzero(self._counts)
+        return np.clip(middles_s(filled), self.minimum_s, self.maximum_s), np.cumsum(self._counts[filled])
 
     def above(self, value_s: float) -> int:
         """How many values are larger, within the stated error."""

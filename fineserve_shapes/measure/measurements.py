@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import BUCKETS, Histogram, places
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
@@ -21,9 +22,6 @@ EARLIEST_S = -60.0
 """Nothing is measured earlier than that before a run begins."""
 _MOMENTS = ("due_s", "sent_s", "first_token_s", "first_visible_s", "last_token_s", "end_s")
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 SENT = np.dtype([("stream", "<i2"), ("sent_s", "<f8"), ("lag_s", "<f4")])
 """Requests that left, and how late: told at once, since their record comes only with their end."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from fineserve_shapes.arrays import FloatArray, IntArray
+
 Records = npt.NDArray[np.void]
 
 RECORD = np.dtype(

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import named
 from fineserve_shapes.measure import records
@@ -122,11 +123,11 @@ class RequestLog:
     def write_lost(
         self,
         outcome: str,
-        index: npt.NDArray[np.int64],
-        stream: npt.NDArray[np.int64],
-        due_s: npt.NDArray[np.float64],
-        asked_input: npt.NDArray[np.int64],
-        asked_output: npt.NDArray[np.int64],
+        index: IntArray,
+        stream: IntArray,
+        due_s: FloatArray,
+        asked_input: IntArray,
+        asked_output: IntArray,
         workers: Sequence[str] | None = None,
     ) -> None:
         """Rows of requests of which nothing is known but that they were planned: unsent or unknown ones."""
@@ -258,7 +259,7 @@ def _known(counts: npt.NDArray[Any]) -> list[int | None]:
     return [count if count >= 0 else None for count in counts.tolist()]
 
 
-def _lists(sizes: npt.NDArray[Any], times_s: npt.NDArray[np.float64] | None) -> list[list[float] | None]:
+def _lists(sizes: npt.NDArray[Any], times_s: FloatArray | None) -> list[list[float] | None]:
     if times_s is None:
         return [None] * len(sizes)
     ends = np.cumsum(sizes).tolist()

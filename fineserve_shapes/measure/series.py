@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import BUCKETS, places
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
 from fineserve_shapes.measure.measurements import FIRST, Measurements
 from fineserve_shapes.measure.serieschanges import Changes
-from fineserve_shapes.measure.seriescolumns import Columns
+from fineserve_shapes.measure.seriescolumns import SeriesColumns
 from fineserve_shapes.measure.slo import Slo
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 COUNTS = ("planned", "sent", *OUTCOMES, "good", "input_tokens", "output_tokens", "tokens_come", "in_flight")
 QUANTITIES = ("ttft", "ttft_from_due", "tpot", "itl", "e2e_latency", "lag")
@@ -271,7 +269,7 @@ class Series:
         streams = keys >> (_FIELD_BITS + _PLACE_BITS)
         inner = keys & (1 << (_FIELD_BITS + _PLACE_BITS)) - 1
         absent = frozenset({"good"} if self._slo is None else ())
-        columns = Columns(len(starts), np.array(widths), COUNTS, QUANTITIES, QUANTILES, _PLACE_BITS, absent)
+        columns = SeriesColumns(len(starts), np.array(widths), COUNTS, QUANTITIES, QUANTILES, _PLACE_BITS, absent)
         return {
             "start_s": starts,
             "width_s": widths,

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure.histogram import middles_s
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class SeriesColumns:
     """The shape of columns: how many slots of which widths (s), and the names of their fields."""
 
     slots: int

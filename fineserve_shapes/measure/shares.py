@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-FloatArray = npt.NDArray[np.float64]
+from fineserve_shapes.arrays import FloatArray
 
 
 def upper(marked: npt.ArrayLike, of: npt.ArrayLike, confidence: float) -> FloatArray:

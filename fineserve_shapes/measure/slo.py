@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from fineserve_shapes.arrays import BoolArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.duration import duration_s
@@ -41,7 +41,7 @@ class Slo:
             limits[name] = duration_s(value, f"{flag} {name}")
         return cls(tuple(limits.items()))
 
-    def met(self, rows: records.Records) -> npt.NDArray[np.bool_]:
+    def met(self, rows: records.Records) -> BoolArray:
         """Which requests were `ok` and met every bound, shape (n,).
 
         An answer of one token has no TPOT and meets its bound; one without a time of its first token (it was not

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure.certified import Tails
 from fineserve_shapes.measure.delivery import Delivery
 from fineserve_shapes.measure.measurements import Measurements
-from fineserve_shapes.measure.series import FloatArray, IntArray, Series
+from fineserve_shapes.measure.series import Series
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.steady import Window
 from fineserve_shapes.measure.totals import Totals
@@ -57,7 +58,7 @@ class Tally:
             step()
 
     def steps(self, measured: Measurements) -> list[Callable[[], None]]:
-        """The same in steps to be taken one after the other, for who has other things to do in between."""
+        """The same in steps to be taken one after the other, so that other work can be done in between."""
         return [
             lambda: self.series.add(measured),
             lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["lag_s"]),

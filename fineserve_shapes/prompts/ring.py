@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from fineserve_shapes.workload.block import IntArray
+from fineserve_shapes.arrays import IntArray
 
 T = TypeVar("T", str, bytes)
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import orjson
 
+from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.prompts.prompt import Form, Identity, Prompt, digest
 from fineserve_shapes.prompts.ring import Ring
 from fineserve_shapes.prompts.tokenizer import Tokenizer
 from fineserve_shapes.prompts.words import WORDS
-from fineserve_shapes.workload.block import IntArray
 
 _HEAD_WORDS = 4  # 256 ** 4 heads: one for each value of a 32-bit number
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.prompts.prompt import MASK, Form, Identity, Prompt, digest
 from fineserve_shapes.prompts.ring import Ring
-from fineserve_shapes.workload.block import IntArray
 
 VOCAB_SIZE = 4000
 _FIRST_ID = 1000

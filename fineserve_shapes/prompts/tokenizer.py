@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import IntArray
 
 _PROBE = "The 3 quick_brown foxes:\n\tjumped over déjà vu, 世界 (don't!)  "
 _PLAIN = {"return_attention_mask": False, "return_token_type_ids": False}

@@ -19,11 +19,11 @@ from fineserve_shapes.protocol.openai import (
     no_event,
     read_answer,
     read_event,
-    shorten,
 )
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.protocol.sse import MAX_EVENT_BYTES, SSEDecoder, SSEError
 from fineserve_shapes.protocol.tokens import Kind, Pieces, count_tokens
+from fineserve_shapes.text import shorten
 
 MAX_BODY_BYTES = 16 * 2**20
 MAX_ERROR_BODY_BYTES = 64 * 2**10

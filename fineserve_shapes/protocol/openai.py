@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from fineserve_shapes.protocol.endings import ending
+from fineserve_shapes.text import shorten
 
-MAX_ERROR_CHARS = 300
 DONE = b"[DONE]"
 _MOST = 2**31  # more than that no count is
 _DECODER = json.JSONDecoder()
@@ -200,13 +200,6 @@ def http_error_text(status: int, body: bytes) -> str:
     decoded = _load(body)
     text = error_text(decoded) if decoded is not None else shorten(body.decode("utf-8", "replace"))
     return f"HTTP {status}: {text}" if text else f"HTTP {status}"
-
-
-def shorten(text: str, limit: int = MAX_ERROR_CHARS) -> str:
-    """One line of at most so many characters, without control characters."""
-    line = " ".join(text[: 4 * limit].split())
-    line = "".join(character if character.isprintable() else "?" for character in line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _load(payload: bytes) -> Any:

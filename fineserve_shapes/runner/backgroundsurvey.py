@@ -1,4 +1,4 @@
-"""Surveying: a long trace is counted beside the run that replays it, in a process that takes only idle time."""
+"""Surveying: a long trace is counted beside the run that replays it, in a process of the lowest priority."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results: what a run leaves behind, on the console and in files."""
+"""Conclusion: the summary and the tables of a run that has ended, on the console and in files."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def table_files(csv_prefix: str | None) -> list[Path]:
 
 
 def write_tables(run: Run, table: Path, history: Path) -> None:
-    """Write those."""
+    """Write the table and its history."""
     try:
         write_table(table, run.tally.table())
         write_history(history, run.tally.series.as_dict())
@@ -109,7 +109,7 @@ def checked(summary: dict[str, Any], thresholds: Sequence[Threshold], junit: Pat
 
 
 def print_summary(summary: dict[str, Any], output: TextIO) -> None:
-    """As text for a person."""
+    """As text for people to read."""
     output.write(f"\n{summary_text(summary)}\n")
     output.flush()
 

@@ -1,4 +1,4 @@
-"""Peers: messages of other processes, none of which may bring this one down."""
+"""Mailbox: messages of other processes, none of which may end this one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fineserve_shapes.leases.messages import MessageError
-from fineserve_shapes.protocol.openai import shorten
+from fineserve_shapes.text import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ class Mailbox:
         except Exception as error:
             self.count += 1
             self._on_dropped()
-            if self.count > MAX_WARNINGS:  # whoever sends nonsense must not fill the disk
+            if self.count > MAX_WARNINGS:  # a stream of bad messages must not fill the disk
                 return
             known = isinstance(error, MessageError)
             logger.warning("a message %s from %s was dropped: %s", msg.type, shorten(str(msg.node_id), _MAX_NAME),
                            shorten(f"{'' if known else type(error).__name__ + ': '}{error}"),
                            exc_info=None if known else error)  # fmt: skip
             if self.count == MAX_WARNINGS:
-                logger.warning("more of them are counted and not shown")
+                logger.warning("further bad messages are counted and not logged")

@@ -48,7 +48,7 @@ class Observers:
         self._endpoint = None if address is None else Endpoint(address, self._registry)
 
     def prepare(self, settings: Settings, report_file: Path | None) -> Settings:
-        """What a run needs for its report: a request log, even where nobody asked for one to keep."""
+        """What a run needs for its report: a request log, even where none was asked for."""
         self.report_file = report_file
         if report_file is None or settings.request_log is not None:
             return settings

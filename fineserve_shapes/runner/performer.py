@@ -13,15 +13,17 @@ import locust.stats
 import numpy as np
 from locust.stats import StatsEntry
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.measure.records import FloatArray, Records
-from fineserve_shapes.protocol.openai import shorten
+from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.runner.environment import Environment
+from fineserve_shapes.text import shorten
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ _LAST_INDEX = 2**32 - 1  # prompts differ for all indices up to there
 class UserPerformer:
     """Turns rows into calls of the locustfile's user class, and results into Locust's events and statistics."""
 
-    def __init__(self, environment: Any) -> None:
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._user: ArrivalUser | None = None
         self._kinds: set[str] = set()
@@ -60,7 +62,7 @@ class UserPerformer:
         return self._user.prepare(_planned("", row, None))
 
     def perform(self, run: str, row: Row, prepared: Any) -> Result:
-        """Call the user, and tell Locust."""
+        """Call the user, and fire Locust's request event."""
         user = self._user
         assert user is not None
         sent_s = time.perf_counter()
@@ -82,7 +84,7 @@ class UserPerformer:
         return result
 
     def warm_up(self, run: str, row: Row) -> Result:
-        """Call the user and tell nobody; the prompt is one that no request of the plan has."""
+        """Call the user without recording the request; its prompt is one that no request of the plan has."""
         user = self._user
         assert user is not None
         sent_s = time.perf_counter()
@@ -97,15 +99,15 @@ class UserPerformer:
         return result or Result("ok", None, sent_s, time.perf_counter())
 
     def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
-        """What the user knows."""
+        """The user's, where there is one."""
         return [] if self._user is None else self._user.first_tokens()
 
     def take_reads(self) -> Reads:
-        """What the user knows."""
+        """The user's, where there is one."""
         return Reads() if self._user is None else self._user.take_reads()
 
     def tokens_come(self) -> Mapping[int, int]:
-        """What the user knows."""
+        """The user's, where there is one."""
         return {} if self._user is None else self._user.tokens_come()
 
     def measured(self, rows: Records, itl_s: FloatArray) -> None:
@@ -143,7 +145,7 @@ class UserPerformer:
         )
 
     def _kind(self, result: Result) -> str:
-        """What Locust's failures tab shows: it keeps every different text for ever, so there may only be some hundred."""
+        """What Locust's failures tab shows: it keeps every distinct text, so their number is bounded."""
         text = f"{result.outcome}: {shorten(result.error or '')}"
         if text not in self._kinds and len(self._kinds) >= MAX_ERROR_KINDS:
             text = f"{result.outcome}: {OTHER_ERRORS}"

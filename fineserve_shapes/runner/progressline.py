@@ -1,4 +1,4 @@
-"""Showing progress on a terminal: one line that is written anew, or plain lines where the output is none."""
+"""Progress line: one line that is rewritten on a terminal, or plain lines where the output is none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ProgressLine:
         self._greenlet = gevent.spawn(self._show)
 
     def stop(self) -> None:
-        """Leave no line behind."""
+        """Stop, and clear the line."""
         self._greenlet.kill()
         for handler in logging.getLogger().handlers:
             handler.removeFilter(self._make_room)

@@ -14,6 +14,7 @@ from locust.runners import STATE_INIT, LocalRunner, WorkerRunner
 from fineserve_shapes.engine.worker import Worker
 from fineserve_shapes.leases import messages
 from fineserve_shapes.options import drain_timeout_s
+from fineserve_shapes.runner.environment import Environment
 from fineserve_shapes.runner.interrupts import interrupt_main, on_signals
 from fineserve_shapes.runner.mailbox import Mailbox
 from fineserve_shapes.runner.performer import UserPerformer
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 class WorkerSession:
     """The sending side of a process."""
 
-    def __init__(self, environment: Any) -> None:
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
         # Locust parses its own command line some fifty times over for every spawn message, which holds up the requests
         # of this process for 0.1 s and more whenever another worker joins. The answer is always the same.

@@ -198,7 +198,7 @@ class BatchEngine:
     def _begin_step(self, start_s: float) -> None:
         step = _Step([], self.parameters.max_num_batched_tokens)
         preempted = self._continue_running(step)
-        # as in vLLM: who has just had to preempt admits no one
+        # as in vLLM: a step that has preempted admits no request
         if not preempted:
             self._admit_waiting(step, start_s)
         self._work = step.work
@@ -246,7 +246,7 @@ class BatchEngine:
                 sequence.cached_tokens = found
                 self.counters.prefix_queries += context
                 self.counters.prefix_hits += found
-            # all of it is held from now on: whoever comes later must not take what this one was promised
+            # all of it is held from now on: a later request must not take what this one was promised
             cache.extend(sequence.held, context)
             tokens = min(context - found, step.budget)
             step.add(sequence, tokens, 0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import fitcommand
-from fineserve_shapes.simulator.connection import Limits
+from fineserve_shapes.simulator.connection import ConnectionLimits
 from fineserve_shapes.simulator.engineflags import (
     add_engine_flags,
     add_length_flag,
@@ -23,7 +23,7 @@ from fineserve_shapes.simulator.engineflags import (
 from fineserve_shapes.simulator.faults import KINDS, FaultShares, FaultWindow
 from fineserve_shapes.simulator.hosting import HostedModel, Hosting
 from fineserve_shapes.simulator.modelsfile import read_models
-from fineserve_shapes.simulator.server import Settings, serve
+from fineserve_shapes.simulator.server import ServerSettings, serve
 from fineserve_shapes.simulator.truth import TruthLog
 from fineserve_shapes.simulator.vocabulary import HOSTILE, PLAIN
 
@@ -155,10 +155,10 @@ def _allow_many_connections() -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    settings = Settings(
+    settings = ServerSettings(
         transformers=args.dialect == "transformers",
         vocabulary=HOSTILE if args.hostile_text else PLAIN,
-        limits=Limits(args.keep_alive_s, args.max_requests_per_connection, args.max_request_bytes),
+        limits=ConnectionLimits(args.keep_alive_s, args.max_requests_per_connection, args.max_request_bytes),
         faults=args.fault,
         fault_windows=tuple(args.fault_at),
         loading_s=args.loading_s,

@@ -39,7 +39,7 @@ class HttpRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """How long a connection lives, and how much it takes."""
 
     keep_alive_s: float
@@ -71,7 +71,7 @@ asyncio's own buffers are four times as large, and fetched from the kernel and g
 """
 
 
-class Connection(asyncio.BufferedProtocol):
+class ServedConnection(asyncio.BufferedProtocol):
     """Parses requests and hands each to `handle`, one at a time; `done`, `close` or `reset` ends its answer."""
 
     __slots__ = (
@@ -103,10 +103,10 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        handle: Callable[["Connection", HttpRequest], None],
-        connections: set["Connection"],
+        handle: Callable[["ServedConnection", HttpRequest], None],
+        connections: set["ServedConnection"],
         idleness: Idleness,
-        limits: Limits,
+        limits: ConnectionLimits,
     ) -> None:
         self.on_abort: Callable[[], None] | None = None  # set while an answer is in progress
         self._loop = loop

@@ -23,15 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import least_squares
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.batching import BatchEngine, EngineParameters
 from fineserve_shapes.simulator.engine import Sequence
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 QUANTILES = (0.5, 0.9, 0.99)
 WEIGHTS = {"p90": 0.5, "p99": 0.25}
@@ -43,7 +40,7 @@ CURVE_REQUESTS = 400
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Load:
+class OfferedLoad:
     """Requests: when they arrive (s, in order), and their tokens; each of shape (n,)."""
 
     arrival_s: FloatArray
@@ -56,19 +53,19 @@ class Observation:
     """A load and the figures that were seen under it, by their names (see `figures`); `name` says which it is."""
 
     name: str
-    load: Load
+    load: OfferedLoad
     seen: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class ServerFit:
     """Parameters, and the root of the mean squared relative error that is left."""
 
     parameters: EngineParameters
     error: float
 
 
-def simulated(parameters: EngineParameters, load: Load, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+def simulated(parameters: EngineParameters, load: OfferedLoad, seed: int = 0) -> tuple[FloatArray, FloatArray]:
     """TTFT and TPOT of each request of a load, shape (n,), seconds; TPOT is NaN for one token."""
     engine = BatchEngine(parameters, random.Random(seed))
     sequences = [
@@ -95,7 +92,7 @@ def simulated(parameters: EngineParameters, load: Load, seed: int = 0) -> tuple[
     return first_s - load.arrival_s, np.where(load.output_tokens > 1, tpot_s, np.nan)
 
 
-def figures(load: Load, ttft_s: FloatArray, tpot_s: FloatArray) -> dict[str, float]:
+def figures(load: OfferedLoad, ttft_s: FloatArray, tpot_s: FloatArray) -> dict[str, float]:
     """What is compared, in seconds: quantiles, and medians of TTFT by the length of prompts if that varies."""
     found: dict[str, float] = {}
     for name, values_s in (("TTFT", ttft_s), ("TPOT", tpot_s)):
@@ -118,7 +115,7 @@ def _weight(name: str) -> float:
     return WEIGHTS.get(name[-3:], 1.0)
 
 
-def fit(observations: Rows[Observation], known: EngineParameters, rounds: int = 30) -> Fit:
+def fit(observations: Rows[Observation], known: EngineParameters, rounds: int = 30) -> ServerFit:
     """The parameters that fit best, with the limits of `known`.
 
     Raises
@@ -143,7 +140,7 @@ def fit(observations: Rows[Observation], known: EngineParameters, rounds: int = 
     origin = np.array([math.log(max(SMALLEST, getattr(start, name))) for name in FITTED])
     found = least_squares(residuals, origin, diff_step=DIFFERENCE, max_nfev=rounds)
     weights = np.array([_weight(name) for each in observations for name in each.seen])
-    return Fit(parameters_at(found.x), math.sqrt(float(np.sum(found.fun**2) / np.sum(weights**2))))
+    return ServerFit(parameters_at(found.x), math.sqrt(float(np.sum(found.fun**2) / np.sum(weights**2))))
 
 
 def _guess(observations: Rows[Observation], known: EngineParameters) -> EngineParameters:
@@ -211,7 +208,7 @@ def _of_curve(path: str, row: dict[str, float], seed: int) -> Observation:
     rng = np.random.default_rng(seed)
     if not all(value > 0 for value in row.values() if isinstance(value, int | float)):
         raise InputError(f"{path}: the values of a curve are positive, got {row}")
-    load = Load(
+    load = OfferedLoad(
         arrival_s=np.cumsum(rng.exponential(1.0 / row["rate_rps"], CURVE_REQUESTS)),
         input_tokens=np.full(CURVE_REQUESTS, round(row["input_tokens"])),
         output_tokens=np.full(CURVE_REQUESTS, max(2, round(row["output_tokens"]))),
@@ -228,5 +225,5 @@ def _of_log(path: str, frame: Any) -> Observation:
     first_s, last_s = rows["first_token_s"].to_numpy(float), rows["last_token_s"].to_numpy(float)
     outputs = rows["output_tokens"].to_numpy(np.int64)
     tpot_s = np.where(outputs > 1, (last_s - first_s) / np.maximum(1, outputs - 1), np.nan)
-    load = Load(sent_s, rows["input_tokens"].fillna(rows["asked_input"]).to_numpy(np.int64), outputs)
+    load = OfferedLoad(sent_s, rows["input_tokens"].fillna(rows["asked_input"]).to_numpy(np.int64), outputs)
     return Observation(Path(path).stem, load, figures(load, first_s - sent_s, tpot_s))

@@ -2,7 +2,7 @@
 
 A block is full when all its tokens are computed; a full block is known by the hash of its tokens and of all before
 them. A sequence whose prompt begins with known blocks holds those and computes the rest, at least one token of it. A
-block that nobody holds any longer keeps its content until it is needed for something else: blocks unused for longest go
+block that none holds any longer keeps its content until it is needed for something else: blocks unused for longest go
 first, and of one sequence the last ones, since the first are those that others may share.
 """
 
@@ -134,7 +134,7 @@ class KvCache:
         held.known = 0
 
     def forget(self) -> None:
-        """Forget all content that nobody holds, as a restart does."""
+        """Forget all content that no sequence holds, as a restart does."""
         self._hash_of.clear()
         self._block_of.clear()
 

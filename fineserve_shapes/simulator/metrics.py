@@ -18,7 +18,7 @@ _REQUEST_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40
 FINISHED_REASONS = ("stop", "length", "abort", "error", "repetition")
 
 
-class Histogram:
+class ExposedHistogram:
     """Counts per bucket; bounds are inclusive, as Prometheus' `le`."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -60,13 +60,13 @@ class Metrics:
         self.cached_tokens = 0
         self.generation_tokens = 0
         self.finished = dict.fromkeys(FINISHED_REASONS, 0)
-        self.ttft = Histogram(_TTFT_S)
-        self.itl = Histogram(_ITL_S)
-        self.tpot = Histogram(_ITL_S)
-        self.e2e = Histogram(_REQUEST_S)
-        self.queue = Histogram(_REQUEST_S)
-        self.prefill = Histogram(_REQUEST_S)
-        self.decode = Histogram(_REQUEST_S)
+        self.ttft = ExposedHistogram(_TTFT_S)
+        self.itl = ExposedHistogram(_ITL_S)
+        self.tpot = ExposedHistogram(_ITL_S)
+        self.e2e = ExposedHistogram(_REQUEST_S)
+        self.queue = ExposedHistogram(_REQUEST_S)
+        self.prefill = ExposedHistogram(_REQUEST_S)
+        self.decode = ExposedHistogram(_REQUEST_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Gauged:
     kv_usage: float
 
 
-_HISTOGRAMS: tuple[tuple[str, Callable[[Metrics], Histogram], str], ...] = (
+_HISTOGRAMS: tuple[tuple[str, Callable[[Metrics], ExposedHistogram], str], ...] = (
     ("time_to_first_token_seconds", lambda metrics: metrics.ttft, "time to first token"),
     ("inter_token_latency_seconds", lambda metrics: metrics.itl, "inter-token latency"),
     (

@@ -14,10 +14,10 @@ import orjson
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import metrics as prometheus
-from fineserve_shapes.simulator.alarm import Alarm
+from fineserve_shapes.simulator.alarm import EarliestAlarm
 from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
 from fineserve_shapes.simulator.burst import write_tokens
-from fineserve_shapes.simulator.connection import Connection, HttpRequest, Limits
+from fineserve_shapes.simulator.connection import ConnectionLimits, HttpRequest, ServedConnection
 from fineserve_shapes.simulator.engine import Engine, Sequence
 from fineserve_shapes.simulator.faults import (
     BENT,
@@ -59,12 +59,12 @@ LOOK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServerSettings:
     """What the server is, apart from its engine."""
 
     transformers: bool
     vocabulary: Vocabulary
-    limits: Limits
+    limits: ConnectionLimits
     faults: FaultShares
     fault_windows: tuple[FaultWindow, ...]
     loading_s: float
@@ -79,7 +79,7 @@ class Settings:
 class Simulator:
     """Serves connections with the tokens of an engine. Lives in one asyncio loop, on one core."""
 
-    def __init__(self, settings: Settings, hosting: Hosting, truth: TruthLog | None) -> None:
+    def __init__(self, settings: ServerSettings, hosting: Hosting, truth: TruthLog | None) -> None:
         self.loop = asyncio.get_running_loop()
         self.vocabulary = settings.vocabulary
         self.prompt_tokens_details = settings.prompt_tokens_details
@@ -89,9 +89,9 @@ class Simulator:
         self._hosting = hosting
         self._engines = hosting.engines
         self._truth = truth
-        self._alarm = Alarm(self.loop, self._step)
+        self._alarm = EarliestAlarm(self.loop, self._step)
         self._answers: set[Answer] = set()  # those that wait for tokens
-        self._connections: set[Connection] = set()
+        self._connections: set[ServedConnection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
         self._faults = FaultDraw(settings.faults, settings.fault_windows, settings.seed)
         self._draws = bool(settings.faults.shares or settings.fault_windows) or settings.eos_probability > 0.0
@@ -101,7 +101,7 @@ class Simulator:
         self._submitted_s = 0.0
         self._next_wake_s = 0.0
         self._started = int(time.time())
-        self._routes: dict[tuple[str, str], Callable[[Connection, HttpRequest], None]] = {
+        self._routes: dict[tuple[str, str], Callable[[ServedConnection, HttpRequest], None]] = {
             ("POST", "/v1/completions"): self._completion,
             ("POST", "/v1/chat/completions"): self._chat,
             ("GET", "/v1/models"): self._models,
@@ -116,9 +116,9 @@ class Simulator:
                 ("POST", "/tokenize"): self._tokenize,
             }
 
-    def connect(self) -> Connection:
+    def connect(self) -> ServedConnection:
         """The protocol of a new connection."""
-        return Connection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
+        return ServedConnection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
 
     @property
     def down(self) -> bool:
@@ -211,7 +211,7 @@ class Simulator:
 
     # requests
 
-    def handle(self, connection: Connection, request: HttpRequest) -> None:
+    def handle(self, connection: ServedConnection, request: HttpRequest) -> None:
         """Answer a request, or begin to."""
         key = self._settings.api_key
         if key is not None and request.path.startswith("/v1"):
@@ -227,13 +227,13 @@ class Simulator:
         else:
             self._json(connection, {"detail": "Not Found"}, 404)
 
-    def _completion(self, connection: Connection, request: HttpRequest) -> None:
+    def _completion(self, connection: ServedConnection, request: HttpRequest) -> None:
         self._generate(connection, request, chat=False)
 
-    def _chat(self, connection: Connection, request: HttpRequest) -> None:
+    def _chat(self, connection: ServedConnection, request: HttpRequest) -> None:
         self._generate(connection, request, chat=True)
 
-    def _generate(self, connection: Connection, request: HttpRequest, *, chat: bool) -> None:
+    def _generate(self, connection: ServedConnection, request: HttpRequest, *, chat: bool) -> None:
         settings = self._settings
         request_id = (
             request.headers.get("x-request-id", "")[:LONGEST_REQUEST_ID] or f"{self._ids.getrandbits(128):032x}"
@@ -284,7 +284,7 @@ class Simulator:
 
     def _refuse(
         self,
-        connection: Connection,
+        connection: ServedConnection,
         request: HttpRequest,
         request_id: str,
         refusal: Refusal,
@@ -307,14 +307,14 @@ class Simulator:
             self._truth.add(line)
         connection.done()
 
-    def _models(self, connection: Connection, _: HttpRequest) -> None:
+    def _models(self, connection: ServedConnection, _: HttpRequest) -> None:
         self._json(connection, model_list(self._hosting, self._started))
 
-    def _health(self, connection: Connection, _: HttpRequest) -> None:
+    def _health(self, connection: ServedConnection, _: HttpRequest) -> None:
         connection.respond(200 if time.perf_counter() >= self._ready_s else 503, b"")
         connection.done()
 
-    def _metrics(self, connection: Connection, _: HttpRequest) -> None:
+    def _metrics(self, connection: ServedConnection, _: HttpRequest) -> None:
         text = prometheus.render([self._gauged(model) for model in self._hosting])
         connection.respond(200, text.encode(), prometheus.CONTENT_TYPE)
         connection.done()
@@ -327,13 +327,13 @@ class Simulator:
         engine = model.engine
         return Gauged(model.name, model.metrics, engine.counters, running, len(answers) - running, engine.kv_usage)
 
-    def _version(self, connection: Connection, _: HttpRequest) -> None:
+    def _version(self, connection: ServedConnection, _: HttpRequest) -> None:
         self._json(connection, {"version": VLLM_VERSION})
 
-    def _load(self, connection: Connection, _: HttpRequest) -> None:
+    def _load(self, connection: ServedConnection, _: HttpRequest) -> None:
         self._json(connection, {"server_load": len(self._answers)})
 
-    def _tokenize(self, connection: Connection, request: HttpRequest) -> None:
+    def _tokenize(self, connection: ServedConnection, request: HttpRequest) -> None:
         try:
             fields = load_object(request.body, transformers=False)
             model = self._hosting.find(fields.get("model")) or self._hosting.first
@@ -348,13 +348,18 @@ class Simulator:
             return
         self._json(connection, tokenized(prompt, model.max_model_len))
 
-    def _json(self, connection: Connection, value: object, status: int = 200) -> None:
+    def _json(self, connection: ServedConnection, value: object, status: int = 200) -> None:
         connection.respond(status, orjson.dumps(value))
         connection.done()
 
 
 async def serve(
-    settings: Settings, hosting: Hosting, truth: TruthLog | None, host: str, port: int, parent_gone: Callable[[], bool]
+    settings: ServerSettings,
+    hosting: Hosting,
+    truth: TruthLog | None,
+    host: str,
+    port: int,
+    parent_gone: Callable[[], bool],
 ) -> None:
     """Listen, say so on standard output, and serve until SIGTERM, SIGINT or the end of the parent."""
     loop = asyncio.get_running_loop()

@@ -66,6 +66,6 @@ class Vocabulary:
 
 
 PLAIN = Vocabulary(_PLAIN_TEXT)
-"""Words that nobody can take amiss."""
+"""Harmless words, of which answers are made."""
 HOSTILE = Vocabulary(_PLAIN_TEXT + _HOSTILE_TEXT)
 """The same, and some that are hard to read for clients that do not do it right."""

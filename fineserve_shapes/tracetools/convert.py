@@ -12,19 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.progress import counted
 from fineserve_shapes.tracetools.writing import trace_writer
-from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.columns import taken
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, find_columns, find_prefixes
-from fineserve_shapes.workload.traces.survey import Tally, TraceSurvey
+from fineserve_shapes.workload.traces.survey import RowTally, TraceSurvey
 from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
 from fineserve_shapes.workload.traces.timestamps import DATE_TIME
 from fineserve_shapes.workload.traces.trace import CHUNK_ROWS, nothing_left, open_file
@@ -48,7 +47,7 @@ class Rest:
         """The parts one below the other."""
         return cls(pa.concat_tables([part.table for part in parts]).combine_chunks())
 
-    def __getitem__(self, which: slice | IntArray | npt.NDArray[np.bool_]) -> Rest:
+    def __getitem__(self, which: slice | IntArray | BoolArray) -> Rest:
         if isinstance(which, slice):
             start, end, _ = which.indices(len(self.table))
             return Rest(self.table.slice(start, max(end - start, 0)))
@@ -102,7 +101,7 @@ def convert(path: Path, out: Path, options: TraceOptions, scaling: Scaling = Sca
     ids = None if block_tokens is None else PREFIX_COLUMN
     wanted = Wanted((*columns, *numbers), labels, unit.name == DATE_TIME, ids)
     cleaner = Cleaner(file, columns, options, block_tokens, unit.name if unit.whole else None)
-    tally = Tally()
+    tally = RowTally()
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: there is no such directory (--out)")
     with tempfile.TemporaryDirectory(prefix=".fineserve-", dir=out.parent) as folder:
@@ -125,7 +124,7 @@ def convert(path: Path, out: Path, options: TraceOptions, scaling: Scaling = Sca
     return tally.survey(path.name, unit, complete=True, block_tokens=block_tokens)
 
 
-def _clean(file: TraceFile, wanted: Wanted, cleaner: Cleaner, tally: Tally) -> Iterator[Rows]:
+def _clean(file: TraceFile, wanted: Wanted, cleaner: Cleaner, tally: RowTally) -> Iterator[Rows]:
     """Kept rows in the file's order, with times in the file's unit."""
     for chunk in file.chunks(wanted, CHUNK_ROWS):
         first_row = tally.rows
@@ -206,7 +205,7 @@ def _mapped(path: Path) -> Rows:
     return Rows(table["time_s"].chunk(0).to_numpy(), Rest(table.drop_columns("time_s")))
 
 
-def _sliced(runs: Iterator[Rows], per_second: float, options: TraceOptions, tally: Tally) -> Iterator[Rows]:
+def _sliced(runs: Iterator[Rows], per_second: float, options: TraceOptions, tally: RowTally) -> Iterator[Rows]:
     """What is in the slice, in seconds from its start."""
     first: float | None = None
     end_s = np.inf if options.duration_s is None else options.duration_s

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.inspection import Inspector, figure
-from fineserve_shapes.workload.block import Block, FloatArray, IntArray
+from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.bursts import NBParameters, fit_nb, split_bursts, write_nb
 from fineserve_shapes.workload.gammafit import GammaFit, fit_windows, time_resolution_s
 from fineserve_shapes.workload.windows import write_windows
@@ -26,7 +27,7 @@ MISFIT_SHARE = 0.05  # of windows whose gaps are no gamma at the 1 % level: by c
 
 
 @dataclass(slots=True)
-class Bursts:
+class BurstCounts:
     """Arrivals divided into bursts block by block: the last one stays open until the next block.
 
     within_s: what comes within so many seconds of a burst's first request belongs to it; 0 joins equal times.
@@ -134,7 +135,7 @@ def fit(
         bursty = resolution_s <= BURST_RESOLUTION_S and float(sizes.mean()) >= LEAST_BURST
         fitted_to = "bursts" if bursty or burst_within_s > 0 else "requests"
     inspector, pairs = Inspector(), Pairs(np.random.default_rng([seed, 7]))
-    bursts = Bursts(burst_within_s)
+    bursts = BurstCounts(burst_within_s)
 
     def times() -> Iterator[FloatArray]:
         for block in _chained(head, iterator):

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.measure.dispersion import BurstinessMeter
-from fineserve_shapes.workload.block import Block, IntArray
+from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.traces.survey import TraceSurvey, human_span
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.inspection import text
-from fineserve_shapes.workload.block import Block, FloatArray
+from fineserve_shapes.workload.block import Block
 
 ENDINGS = (".png", ".html")
 _BINS = 400  # over the whole span

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN
 from fineserve_shapes.workload.traces.parquetfile import BLOCK_KEY, CLEAN_KEY, UNIT_KEY
 from fineserve_shapes.workload.traces.trace import FORMATS
@@ -64,7 +64,7 @@ class TraceWriter:
         self.span_s = (int(ticks[-1]) - self.first_tick) / PER_SECOND
 
 
-class _JsonLines:
+class _TraceJsonLines:
     """Tables as one object a line; what is missing is null, since the keys tell the form of a trace."""
 
     def __init__(self, stream: Any) -> None:
@@ -74,7 +74,7 @@ class _JsonLines:
         self._stream.write(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist()))
 
 
-class _Csv:
+class _TraceCsv:
     """Tables as text; lists as JSON."""
 
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
@@ -128,9 +128,9 @@ def trace_writer(path: Path, *, block_tokens: int | None = None) -> Iterator[Tra
                 compression = _COMPRESSIONS.get(path.suffix.lower())
                 stream = stack.enter_context(pa.output_stream(str(unfinished), compression=compression))
                 if ending.startswith(".csv"):
-                    sink = stack.enter_context(contextlib.closing(_Csv(stream, schema)))
+                    sink = stack.enter_context(contextlib.closing(_TraceCsv(stream, schema)))
                 else:
-                    sink = _JsonLines(stream)
+                    sink = _TraceJsonLines(stream)
             writer = TraceWriter(sink, schema)
             yield writer
             if ending == ".parquet":

@@ -1,4 +1,4 @@
-"""Feed: the run that is shown, as plain values for whoever polls. No web framework in here."""
+"""Feed: the run that is shown, as plain values for readers that poll. No web framework."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.ledger import Ledger, done, failed
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.text import MAX_CHARS, clipped
 
 if TYPE_CHECKING:
     from fineserve_shapes.client.scrape import ServerScrape
 
 RATE_OVER_S = 10.0
-MAX_TEXT = 300
 MAX_ERRORS = 10
 FRESH_S = 0.5
-"""Whoever asks within that time gets the same figures."""
+"""Readers that ask within that time get the same figures."""
 
 
 class Book(Protocol):
-    """Who holds the ledger."""
+    """What holds the ledger: a `LeaseBook`."""
 
     @property
     def ledger(self) -> Ledger:
@@ -41,7 +41,7 @@ class Watched(Protocol):
 
     @property
     def book(self) -> Book:
-        """Who holds the ledger."""
+        """What holds the ledger: a `LeaseBook`."""
 
     @property
     def now_s(self) -> float:
@@ -122,14 +122,14 @@ class Feed:
         total = run.tally.total
         return {
             "run": run.id,
-            "about": {name: clipped(value) for name, value in self._about().items()},
+            "about": {name: bounded(value) for name, value in self._about().items()},
             "state": self._state(run),
             "elapsed_s": elapsed_s,
             "now": self._now(run, elapsed_s),
             "table": run.tally.table(),
             "ledger": {**ledger.as_dict(), "open": ledger.open, "done": done(ledger), "failed": failed(ledger)},
             "errors": [
-                {"outcome": outcome, "error": clipped(text), "requests": count}
+                {"outcome": outcome, "error": bounded(text), "requests": count}
                 for (outcome, text), count in total.errors.most_common(MAX_ERRORS)
             ],
             "fidelity": run.fidelity(),
@@ -182,12 +182,12 @@ class Feed:
         if self.scrape is None:
             return None
         return {
-            "url": clipped(self.scrape.url),
-            "status": clipped(self.scrape.status),
+            "url": bounded(self.scrape.url),
+            "status": bounded(self.scrape.status),
             "series": self.scrape.series.as_dict(after_s),
         }
 
 
-def clipped(value: Any) -> Any:
+def bounded(value: Any) -> Any:
     """Text of a bounded length; other values as they are."""
-    return f"{value[: MAX_TEXT - 1]}…" if isinstance(value, str) and len(value) > MAX_TEXT else value
+    return clipped(value, MAX_CHARS) if isinstance(value, str) else value

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from fineserve_shapes.measure.histogram import Histogram, places
+from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.totals import Totals
 from fineserve_shapes.webui.feed import Feed, Watched
 
@@ -138,9 +137,5 @@ def _count(totals: Totals, name: str) -> int:
 
 def buckets(histogram: Histogram, bounds_s: tuple[float, ...]) -> list[tuple[str, float]]:
     """Cumulative counts at bounds, as Prometheus wants them: exact but for a bound's last percent."""
-    packed = histogram.pack()
-    filled = np.frombuffer(packed["places"], dtype="<u2").astype(np.int64)
-    reached = np.concatenate([[0], np.cumsum(np.frombuffer(packed["counts"], dtype="<i8"))])
-    found = reached[np.searchsorted(filled, places(np.array(bounds_s)), side="right")]
-    return [*((f"{bound:g}", float(count)) for bound, count in zip(bounds_s, found, strict=True)),
-            ("+Inf", float(histogram.count))]  # fmt: skip
+    up_to = [(f"{bound_s:g}", float(histogram.count - histogram.above(bound_s))) for bound_s in bounds_s]
+    return [*up_to, ("+Inf", float(histogram.count))]

@@ -15,8 +15,10 @@ from typing import Protocol
 import numpy as np
 import scipy
 
+from fineserve_shapes.arrays import FloatArray
+
 from ..errors import InputError
-from .block import BLOCK_ROWS, FloatArray
+from .block import BLOCK_ROWS
 
 # A block goes out after so many segments even when it is short: a slow workload must not compute days ahead.
 SEGMENTS_PER_BLOCK = 64

@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 BLOCK_ROWS = 4096
 
@@ -39,7 +36,7 @@ class Block:
     def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, rows: slice | IntArray | npt.NDArray[np.bool_]) -> Block:
+    def take(self, rows: slice | IntArray | BoolArray) -> Block:
         """The rows picked by a slice, positions or a mask, as a block."""
         return Block(
             self.index[rows],

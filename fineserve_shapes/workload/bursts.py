@@ -13,9 +13,12 @@ from typing import Literal
 import numpy as np
 import scipy
 
+from fineserve_shapes.arrays import FloatArray, IntArray
+from fineserve_shapes.text import clipped
+
 from ..errors import InputError
 from .arrivals import SEGMENTS_PER_BLOCK, Arrivals, Modulated, Poisson, Profile, Scaled
-from .block import BLOCK_ROWS, FloatArray, IntArray
+from .block import BLOCK_ROWS
 
 MILLISECOND_S = 1e-3
 # Below this an alpha changes no count that could be observed, and NumPy's r = 1 / alpha would grow without bound.
@@ -80,7 +83,7 @@ def read_nb(path: str | Path) -> NBParameters:
         positive = key in ("nb_mu", "mean")
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
         if not 0 <= number < MAX_VALUE or (positive and number == 0):
-            shown = "it is missing" if value is None else f"got {str(value)[:40]!r}"
+            shown = "it is missing" if value is None else f"got {clipped(repr(str(value)))}"
             least = "positive" if positive else "at least 0"
             raise InputError(f"{path}: {key} must be a number, {least}; {shown} (--parametric-nb-json)")
         values[key] = float(number)
@@ -200,7 +203,7 @@ class Bursts:
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
+class NegativeBinomialSlots:
     """Negative-binomial counts in slots of a millisecond, at a profile's rate.
 
     Parameters
@@ -275,7 +278,7 @@ def with_bursts(
     nb : NBParameters
         Sizes of bursts, with mean E[B].
     mode : {"batch", "slot"}
-        "batch": gamma gaps between bursts, sizes from `BurstSizes`. "slot": `Slots` with nb_alpha.
+        "batch": gamma gaps between bursts, sizes from `BurstSizes`. "slot": `NegativeBinomialSlots` with nb_alpha.
     gamma_fitted_to : {"bursts", "requests"}
         What the profile's rate counts. "bursts" (so are the published files): requests come at E[B] / (k * theta).
         "requests": they come at 1 / (k * theta), and bursts at 1 / E[B] of that with the burstiness kept.
@@ -287,7 +290,7 @@ def with_bursts(
     """
     mean, variance = nb.moments()
     if mode == "slot":
-        return Slots(Scaled(profile, mean) if gamma_fitted_to == "bursts" else profile, nb.nb_alpha)
+        return NegativeBinomialSlots(Scaled(profile, mean) if gamma_fitted_to == "bursts" else profile, nb.nb_alpha)
     sizes = BurstSizes(mean, variance)
     return Bursts(Modulated(profile if gamma_fitted_to == "bursts" else Scaled(profile, 1 / mean)), sizes)
 

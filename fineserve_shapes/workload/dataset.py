@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.text import clipped
 
 _HUMAN = {"human", "user"}
 MAX_LENGTH = 2**31 - 1
@@ -86,7 +87,7 @@ def _length(length: Any, place: str) -> int | None:
     if length is None:
         return None
     if not isinstance(length, int | float) or isinstance(length, bool) or length != int(length) or length > MAX_LENGTH:
-        raise InputError(f"{place}: 'output_length' must be a whole number, got {str(length)[:40]}")
+        raise InputError(f"{place}: 'output_length' must be a whole number, got {clipped(str(length))}")
     return int(length)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy
 
+from fineserve_shapes.arrays import FloatArray
+
 from ..errors import InputError
 from .arrivals import MAX_SHAPE, MIN_SHAPE, Segment
-from .block import FloatArray
 from .windows import GammaWindows
 
 DAY_S = 86_400.0

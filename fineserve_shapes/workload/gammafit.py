@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
+from fineserve_shapes.arrays import FloatArray, IntArray
+
 from ..errors import InputError
 from .arrivals import MAX_SHAPE, MIN_SHAPE
-from .block import FloatArray, IntArray
 from .windows import GammaWindows
 
 # Recorded gaps of fewer steps than this are taken as the interval that they stand for. From here on the density does:

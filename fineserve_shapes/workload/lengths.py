@@ -9,8 +9,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray, IntArray
+
 from ..errors import InputError
-from .block import FloatArray, IntArray
 
 # Past any model's context; a larger one was meant in another unit.
 MAX_TOKENS = 10**9

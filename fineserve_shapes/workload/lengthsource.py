@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray, IntArray
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.dataset import Entry, read_entries
 from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.forms import TraceColumns, find_length_columns
-from fineserve_shapes.workload.traces.survey import Tally
+from fineserve_shapes.workload.traces.survey import RowTally
 from fineserve_shapes.workload.traces.trace import CHUNK_ROWS, open_file, source_digest
 from fineserve_shapes.workload.traces.tracefile import Wanted
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions, normalised
@@ -177,7 +178,7 @@ def read_pairs(path: Path, options: TraceOptions, seed: int = 0) -> LengthSource
     names = find_length_columns(file, options)
     timeless = TraceColumns("", *names)  # a column of zeros stands in for the timestamps
     cleaner = Cleaner(file, timeless, options)
-    tally = Tally()
+    tally = RowTally()
     rng = np.random.default_rng([seed, 4])
     keys: FloatArray = np.empty(0)
     inputs = outputs = np.empty(0, dtype=np.int32)
@@ -218,12 +219,12 @@ def parse_strata(text: str) -> list[tuple[str, str, float]]:
         if not (equals and slash and architecture and scale and 0 < share < math.inf):
             raise InputError(
                 f"--strata takes shares by architecture and scale, such as MoE/gt100B=0.3,Dense/lt10B=0.7;"
-                f" got {part.strip()[:40]!r}"
+                f" got {clipped(repr(part.strip()))}"
             )
         strata.append((architecture.strip(), scale.strip(), share))
     labels = [(normalised(architecture), normalised(scale)) for architecture, scale, _ in strata]
     if len(set(labels)) < len(labels):
-        raise InputError(f"--strata names a stratum twice: {text[:80]!r}")
+        raise InputError(f"--strata names a stratum twice: {clipped(repr(text), 80)}")
     total = sum(share for _, _, share in strata)
     return [(architecture, scale, share / total) for architecture, scale, share in strata]
 

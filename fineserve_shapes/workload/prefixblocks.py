@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from fineserve_shapes.workload.block import IntArray
+from fineserve_shapes.arrays import BoolArray, IntArray
 
 BLOCK_TOKENS = 512  # of a prompt stand behind one id in Mooncake's traces
 
@@ -44,18 +43,18 @@ class PrefixBlocks:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, which: slice | IntArray | npt.NDArray[np.bool_]) -> PrefixBlocks:
+    def __getitem__(self, which: slice | IntArray | BoolArray) -> PrefixBlocks:
         """The rows picked by a slice, positions or a mask."""
         starts, lengths = self.offsets[:-1][which], np.diff(self.offsets)[which]
         offsets = np.concatenate(([0], np.cumsum(lengths)))
         places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return PrefixBlocks(offsets, self.ids[places], self.block_tokens)
 
-    def fitting(self, input_tokens: IntArray, block_tokens: int) -> npt.NDArray[np.bool_]:
+    def fitting(self, input_tokens: IntArray, block_tokens: int) -> BoolArray:
         """Which rows have an id for each block of a prompt of so many tokens, the last one perhaps cut; those without any
         id and those without a token do."""
         counts = np.diff(self.offsets)
-        fits: npt.NDArray[np.bool_] = (counts == -(-input_tokens // block_tokens)) | (counts == 0) | (input_tokens < 1)
+        fits: BoolArray = (counts == -(-input_tokens // block_tokens)) | (counts == 0) | (input_tokens < 1)
         return fits
 
     def best_block_tokens(self, input_tokens: IntArray) -> int:

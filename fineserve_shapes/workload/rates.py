@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.arrivals import Arrivals, Constant, Gamma, Piecewise, Poisson, Segment
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -100,7 +101,7 @@ def parse_profile(text: str, shape: float = 1.0, scale: float = 1.0) -> Piecewis
     for number, part in enumerate(parts, 1):
         match = _PIECE.fullmatch(part)
         if match is None:
-            raise InputError(f"--rate-profile takes {GRAMMAR}; got {part[:40]!r} in {text[:80]!r}")
+            raise InputError(f"--rate-profile takes {GRAMMAR}; got {clipped(repr(part))} in {clipped(repr(text), 80)}")
         start_rps = scale * float(match["start"])
         end_rps = start_rps if match["end"] is None else scale * float(match["end"])
         duration_s = math.inf if match["duration"] is None else float(match["duration"]) * _UNITS_S[match["unit"]]
@@ -113,5 +114,5 @@ def parse_profile(text: str, shape: float = 1.0, scale: float = 1.0) -> Piecewis
         except InputError as error:
             raise InputError(f"--rate-profile, piece {part!r}: {error}") from None
     if not any(piece.expected for piece in pieces):
-        raise InputError(f"--rate-profile asks for no request at all, got {text[:80]!r}")
+        raise InputError(f"--rate-profile asks for no request at all, got {clipped(repr(text), 80)}")
     return Piecewise(tuple(pieces))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.arrivals import Arrivals
-from fineserve_shapes.workload.block import Block, IntArray
+from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.lengths import Lengths
 from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks

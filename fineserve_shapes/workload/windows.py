@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.text import clipped
+
 from ..errors import InputError
 from .arrivals import MAX_SHAPE, MIN_SHAPE, Segment
-from .block import FloatArray
 
 # Above this a scale was almost surely meant in another unit, and a run would never get past its first instant.
 MAX_RATE_RPS = 1e7
@@ -183,7 +185,7 @@ def _columns(path: str | Path, header: list[str]) -> dict[str, int]:
         missing += [name for name in known[2:] if name not in found]
     if missing:
         raise InputError(
-            f"{path}: row 1: no column {' or '.join(missing)}; it has {', '.join(header)[:200] or 'nothing'} "
+            f"{path}: row 1: no column {' or '.join(missing)}; it has {clipped(', '.join(header), 200) or 'nothing'} "
             "(--gamma-params-csv)"
         )
     return found
@@ -198,7 +200,8 @@ def _cell(path: str | Path, number: int, row: list[str], header: list[str], colu
         value = math.nan
     if not math.isfinite(value):
         raise InputError(
-            f"{path}: row {number}, column {header[column]}: {text[:40]!r} is not a finite number (--gamma-params-csv)"
+            f"{path}: row {number}, column {header[column]}: {clipped(repr(text))} is not a finite number"
+            " (--gamma-params-csv)"
         )
     return value
 

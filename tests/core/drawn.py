@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.workload.arrivals import Arrivals
-from fineserve_shapes.workload.block import FloatArray
 
 
 def until(arrivals: Arrivals, end_s: float, seed: int = 1) -> FloatArray:

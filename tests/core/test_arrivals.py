@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.workload.arrivals import (
@@ -36,7 +37,7 @@ from fineserve_shapes.workload.arrivals import (
     ramp,
     renewal,
 )
-from fineserve_shapes.workload.block import BLOCK_ROWS, FloatArray
+from fineserve_shapes.workload.block import BLOCK_ROWS
 
 MAX_Z = 4.5
 MIN_P = 1e-4

@@ -19,15 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.dispersion import BurstinessMeter, binned, dispersion, within_windows
 from fineserve_shapes.workload.arrivals import Arrivals, Constant, Gamma, Modulated, Piecewise, Poisson, Segment, ramp
-from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.bursts import (
     Bursts,
     BurstSizes,
     NBParameters,
-    Slots,
+    NegativeBinomialSlots,
     fit_nb,
     read_nb,
     split_bursts,
@@ -215,7 +215,7 @@ def test_slots_take_their_mean_from_the_rate(within: Any) -> None:
 
 def test_counts_of_slots_follow_the_negative_binomial_law() -> None:
     """A mean of 2 and alpha 0.5 per slot: variance 2 + 0.5 * 4."""
-    times_s = until(Slots(Poisson(2000), 0.5), 20)
+    times_s = until(NegativeBinomialSlots(Poisson(2000), 0.5), 20)
     counts = binned(times_s, 1e-3, 20)
     law = stats.nbinom(2, 2 / (2 + 2))
     observed = np.bincount(np.minimum(counts, 12), minlength=13)
@@ -223,7 +223,7 @@ def test_counts_of_slots_follow_the_negative_binomial_law() -> None:
 
 
 def test_slots_follow_a_ramp_and_end_with_it() -> None:
-    times_s = np.concatenate(list(Slots(ramp(0, 100, 100.0005), 0.1).blocks(np.random.default_rng(1))))
+    times_s = np.concatenate(list(NegativeBinomialSlots(ramp(0, 100, 100.0005), 0.1).blocks(np.random.default_rng(1))))
     observed = binned(times_s, 10, 100)
     expected = np.arange(5, 100, 10) * 10.0
     assert (np.abs(observed - expected) / np.sqrt(expected) < MAX_Z).all()
@@ -252,8 +252,8 @@ def test_blocks_ascend_are_never_empty_and_come_again_with_the_seed(arrivals: Ar
         (lambda: with_bursts(Gamma(1, 1), NBParameters(1.0, 0.5)), "mean size of a burst must exceed 1, got 1.0"),
         (lambda: Bursts(Poisson(math.inf), BurstSizes(2, 2)), "bursts need a finite rate"),
         (lambda: Bursts(Poisson(1), BurstSizes(2, 2), -1.0), "must be at least 0, got -1.0"),
-        (lambda: Slots(Poisson(1), -1), "nb_alpha must be at least 0, got -1"),
-        (lambda: Slots(Poisson(1), 0, 0.0), "slot must be positive, got 0.0"),
+        (lambda: NegativeBinomialSlots(Poisson(1), -1), "nb_alpha must be at least 0, got -1"),
+        (lambda: NegativeBinomialSlots(Poisson(1), 0, 0.0), "slot must be positive, got 0.0"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_name(make: Any, message: str) -> None:

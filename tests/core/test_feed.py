@@ -15,8 +15,9 @@ from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
 from fineserve_shapes.measure.ledger import Ledger
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.text import MAX_CHARS
 from fineserve_shapes.webui import feed as feed_module
-from fineserve_shapes.webui.feed import MAX_TEXT, Feed
+from fineserve_shapes.webui.feed import Feed
 
 
 class FakeRun:
@@ -144,7 +145,7 @@ def test_hostile_text_is_bounded_and_plain_json():
     text = "<script>'\"=cmd()\n" * 100_000
     run.take([record(0)], error=("http_error", text))
     told = begun(run, model=text, host=text).read()
-    assert len(told["about"]["model"]) == MAX_TEXT
+    assert len(told["about"]["model"]) == MAX_CHARS
     assert len(json.dumps(told)) < 20_000
 
 

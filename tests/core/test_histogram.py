@@ -25,6 +25,15 @@ def test_quantiles_are_within_the_stated_error(values_s: np.ndarray, q: float):
     assert filled(values_s).quantile(q) == pytest.approx(exact, rel=RELATIVE_ERROR * 1.0001)
 
 
+@given(durations)
+def test_cumulative_counts_reach_all_values_and_agree_with_the_quantiles(values_s: np.ndarray):
+    histogram = filled(values_s)
+    found_s, reached = histogram.cumulative()
+    assert reached[-1] == len(values_s)
+    quantiles_s = [histogram.quantile((count - 0.5) / len(values_s)) for count in reached.tolist()]
+    assert quantiles_s == pytest.approx(found_s.tolist())
+
+
 @given(durations, durations)
 def test_merging_gives_the_histogram_of_all_values(left_s: np.ndarray, right_s: np.ndarray):
     merged = filled(left_s)

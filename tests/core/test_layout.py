@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "fineserve_shapes"
 
-GROUND = ("errors", "machine", "filenames", "text", "arrays", "timer")
+GROUND = ("errors", "machine", "filenames", "text", "arrays", "timerfd", "timer")
 """Modules that any room may use; `timer` where there is gevent."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -33,7 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "protocol": (),
     "measure": (),
     "simulator": (),
-    "timer": (), "filenames": (), "machine": (), "errors": (), "text": (), "arrays": (),
+    "timer": (), "timerfd": (), "filenames": (), "machine": (), "errors": (), "text": (), "arrays": (),
 }  # fmt: skip
 """Each room, from the top, and the rooms below that it may import."""
 
@@ -116,6 +117,17 @@ def test_rooms_below_the_runner_know_no_locust(module: str):
 def test_every_room_says_its_rule():
     for folder in PACKAGE.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(folder.read_text())), folder
+
+
+def test_no_two_classes_have_one_name():
+    """Whoever reads or greps a name finds one thing."""
+    names = Counter(
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert {name: count for name, count in names.items() if count > 1} == {}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.lengths import (
     DescribedLengths,
     Law,

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import BLOCK_ROWS, Block, FloatArray, split
+from fineserve_shapes.workload.block import BLOCK_ROWS, Block, split
 from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.replay import replay_plan, trace_plan
 from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace

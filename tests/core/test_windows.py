@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.dispersion import BurstinessMeter
 from fineserve_shapes.workload.arrivals import Gamma, Modulated, Piecewise, Segment
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.extension import DAY_S, ModelSample, RepeatJitter
 from fineserve_shapes.workload.gammafit import fit_windows, time_resolution_s
 from fineserve_shapes.workload.windows import GammaWindows, read_windows, write_windows

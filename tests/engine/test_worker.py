@@ -12,12 +12,13 @@ import gevent
 import numpy as np
 import pytest
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.engine import spool
 from fineserve_shapes.engine.worker import Worker
 from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.lease import Lease, Row
 from fineserve_shapes.measure.reads import Reads
-from fineserve_shapes.measure.records import FloatArray, Records
+from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
 
 

@@ -17,9 +17,10 @@ if skew_s := float(os.environ.get("TEST_SKEW_S", 0)):
     true_s, drift, zero_s = time.perf_counter, float(os.environ["TEST_DRIFT"]), time.perf_counter()
     time.perf_counter = lambda: true_s() + skew_s + drift * (true_s() - zero_s)
 
-    from fineserve_shapes.engine import timer
+    from fineserve_shapes.timerfd import TimerFd
 
-    timer.Timer.__init__ = lambda self: setattr(self, "_fd", -1)  # the kernel's timer knows nothing of all this
+    set_s = TimerFd.set  # the kernel's timer knows nothing of all this
+    TimerFd.set = lambda self, at_s: set_s(self, (at_s - skew_s + drift * zero_s) / (1 + drift))
 
 """
 

@@ -12,7 +12,15 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.batching import EngineParameters
 from fineserve_shapes.simulator.engineflags import flags_of
 from fineserve_shapes.simulator.faults import KINDS
-from fineserve_shapes.simulator.fitting import Load, Observation, errors, figures, fit, read_observations, simulated
+from fineserve_shapes.simulator.fitting import (
+    Observation,
+    OfferedLoad,
+    errors,
+    figures,
+    fit,
+    read_observations,
+    simulated,
+)
 from fineserve_shapes.simulator.presets import PRESETS, preset
 
 TRUTH = EngineParameters(
@@ -24,11 +32,11 @@ def observe(rate_rps: float, seed: int, requests: int = 300) -> Observation:
     """What the true engine did under Poisson arrivals at a rate."""
     rng = np.random.default_rng(seed)
     arrival_s = np.cumsum(rng.exponential(1.0 / rate_rps, requests))
-    load = Load(arrival_s, rng.integers(20, 200, requests), rng.integers(5, 40, requests))
+    load = OfferedLoad(arrival_s, rng.integers(20, 200, requests), rng.integers(5, 40, requests))
     return Observation(f"{rate_rps:g}/s", load, figures(load, *simulated(TRUTH, load, seed)))
 
 
-def write_log(path: Path, load: Load) -> Path:
+def write_log(path: Path, load: OfferedLoad) -> Path:
     """The same as a request log would have it."""
     ttft_s, tpot_s = simulated(TRUTH, load, 1)
     lines = ["outcome,sent_s,first_token_s,last_token_s,asked_input,input_tokens,output_tokens"]

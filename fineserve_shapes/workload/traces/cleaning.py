@@ -5,23 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray, IntArray
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.columns import CleanRows, taken
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, TraceColumns
-from fineserve_shapes.workload.traces.survey import CLAMP_BITS, Tally
+from fineserve_shapes.workload.traces.survey import CLAMP_BITS, RowTally
 from fineserve_shapes.workload.traces.timestamps import fractional
 from fineserve_shapes.workload.traces.tracefile import Chunk, TraceFile, wrong_value
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions, normalised
 
 MAX_LENGTH = 2**31 - 1  # a larger number is no length of a text
 MAX_TICKS = 2.0**63  # in nanoseconds 292 years from 1970
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class Cleaner:
     block_tokens: int | None = None
     whole_in: str | None = None
 
-    def clean(self, chunk: Chunk, tally: Tally) -> CleanRows:
+    def clean(self, chunk: Chunk, tally: RowTally) -> CleanRows:
         """The rows of a chunk to keep; all of its rows are counted in the tally, which has counted those before it.
 
         Raises InputError for values that are no times or lengths, and for rows that a policy calls an error.
@@ -115,7 +112,7 @@ class Cleaner:
             raise self._error(wrong, row, column, values, complaint)
         return lengths
 
-    def _at_least_one(self, rows: CleanRows, tally: Tally) -> CleanRows:
+    def _at_least_one(self, rows: CleanRows, tally: RowTally) -> CleanRows:
         low_input, low_output = rows.input_tokens < 1, rows.output_tokens < 1
         low = low_input | low_output
         if not low.any():
@@ -130,7 +127,7 @@ class Cleaner:
         clamped = rows.clamped | low * CLAMP_BITS["below_one"]
         return replace(rows, input_tokens=inputs, output_tokens=outputs, clamped=clamped)
 
-    def _within_context(self, rows: CleanRows, tally: Tally) -> CleanRows:
+    def _within_context(self, rows: CleanRows, tally: RowTally) -> CleanRows:
         context = self.options.max_model_len
         if context is None:
             return rows

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fineserve_shapes.workload.block import FloatArray, IntArray
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 
 
@@ -61,7 +61,7 @@ class RowsLike(Protocol):
     def __len__(self) -> int: ...
 
 
-def taken(rows: Rows, which: slice | IntArray | npt.NDArray[np.bool_]) -> Rows:
+def taken(rows: Rows, which: slice | IntArray | BoolArray) -> Rows:
     """The rows picked by a slice, positions or a mask."""
     columns = (getattr(rows, field.name) for field in fields(rows))
     return type(rows)(*(None if column is None else column[which] for column in columns))

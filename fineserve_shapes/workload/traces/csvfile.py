@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.traces.csvrecords import CountedRecords, WrongRecord
 from fineserve_shapes.workload.traces.tracefile import (
     PEEK_ROWS,
@@ -23,7 +24,6 @@ from fineserve_shapes.workload.traces.tracefile import (
     no_number,
     open_bytes,
     readable,
-    shortened,
 )
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -142,7 +142,7 @@ class CsvFile:
         """Raise for a record that does not fit, if the first so many rows have it."""
         if wrong is None or wrong.row >= rows:
             return
-        shown = repr(shortened(wrong.text, 80))
+        shown = repr(clipped(wrong.text, 80))
         if not wrong.fields:
             raise InputError(
                 f"{self.path}: {self.place(wrong.row)} does not end, is a quote left open? It begins {shown}"

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from fineserve_shapes.workload.block import IntArray
+from fineserve_shapes.arrays import IntArray
 
 LONGEST_RECORD_BYTES = 4 << 20  # what is longer is no row of a trace but a quote left open
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.prefixblocks import BLOCK_TOKENS
-from fineserve_shapes.workload.traces.tracefile import TraceFile, listed, shortened
+from fineserve_shapes.workload.traces.tracefile import TraceFile, listed
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
 PREFIX_COLUMN = "hash_ids"  # Mooncake's name for the ids of shared blocks
@@ -127,7 +128,7 @@ def _described(file: TraceFile) -> str:
     """The columns that a file has, as they are written, and the flags that take those that may be meant."""
     text = listed(file.names)
     if file.header is not None:
-        text += f": the header is {shortened(file.header, 200)!r}"
+        text += f": the header is {clipped(file.header, 200)!r}"
         if len(file.names) == 1:
             text += ", with neither a comma nor ; or tab or | between names"
     flags = []
@@ -156,4 +157,4 @@ def _check(file: TraceFile, options: TraceOptions, found: Iterable[str]) -> None
 
 
 def _twice(file: TraceFile, name: str) -> InputError:
-    return InputError(f"{file.path}: column {shortened(name)} comes {file.names.count(name)} times")
+    return InputError(f"{file.path}: column {clipped(name)} comes {file.names.count(name)} times")

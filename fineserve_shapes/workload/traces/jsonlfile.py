@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 import pandas as pd
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.traces.forms import TELLING
 from fineserve_shapes.workload.traces.tracefile import (
     PEEK_ROWS,

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.timestamps import PER_SECOND
 from fineserve_shapes.workload.traces.tracefile import (
@@ -24,7 +25,6 @@ from fineserve_shapes.workload.traces.tracefile import (
     date_ticks,
     listed_ids,
     readable,
-    shortened,
 )
 
 UNIT_KEY = b"fineserve.timestamp_unit"
@@ -76,7 +76,7 @@ class ParquetFile:
         name = str(unit.decode("utf-8", "replace"))
         if name not in PER_SECOND:
             raise InputError(
-                f"{self.path}: its metadata give the timestamp unit {shortened(name)!r}, which is none of"
+                f"{self.path}: its metadata give the timestamp unit {clipped(name)!r}, which is none of"
                 f" {', '.join(PER_SECOND)}; say it with --timestamp-unit"
             )
         return name
@@ -113,7 +113,7 @@ class ParquetFile:
             or pa.types.is_decimal(kind)
             or pa.types.is_null(kind)
         ):
-            raise InputError(f"{self.path}: column {shortened(name)} holds {kind}, not numbers")
+            raise InputError(f"{self.path}: column {clipped(name)} holds {kind}, not numbers")
         # beyond 2**53 whole numbers are rounded: nanoseconds since 1970 to a quarter of a microsecond
         floats = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return np.asarray(floats, dtype=np.float64)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.workload.traces.timestamps import TimestampUnit
 
 DROP_REASONS = ("missing_timestamp", "below_one", "beyond_max_model_len")
@@ -70,7 +70,7 @@ class TraceSurvey:
 
 
 @dataclass(slots=True)
-class Tally:
+class RowTally:
     """The counts of a reading under way.
 
     clean, clean_span_s: rows that the filter and the cleaning left, before the slice. busy_s: the seconds of the trace

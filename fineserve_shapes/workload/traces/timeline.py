@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.workload.traces.columns import RowsLike, joined, taken
 
 

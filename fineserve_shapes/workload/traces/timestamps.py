@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.arrays import BoolArray, FloatArray
 
 PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
@@ -36,7 +35,7 @@ class TimestampUnit:
     doubt: str | None = None
 
 
-def fractional(ticks: FloatArray) -> npt.NDArray[np.bool_]:
+def fractional(ticks: FloatArray) -> BoolArray:
     """Which of some numbers are not whole, beyond what rounding does to a whole one (0.001)."""
     with np.errstate(invalid="ignore"):  # infinity less itself
         off = ticks - np.rint(ticks)

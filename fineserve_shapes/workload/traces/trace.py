@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.columns import CleanRows, Columns, joined, pieces, taken
 from fineserve_shapes.workload.traces.csvfile import CsvFile
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, TraceColumns, find_columns, find_prefixes
 from fineserve_shapes.workload.traces.jsonlfile import JsonlFile
 from fineserve_shapes.workload.traces.parquetfile import ParquetFile
-from fineserve_shapes.workload.traces.survey import Tally, TraceSurvey, human_span
+from fineserve_shapes.workload.traces.survey import RowTally, TraceSurvey, human_span
 from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
 from fineserve_shapes.workload.traces.timestamps import DATE_TIME, TimestampUnit
-from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted, listed, shortened
+from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted, listed
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 from fineserve_shapes.workload.traces.units import find_unit
 
@@ -125,12 +126,12 @@ class Trace:
         self._memory_rows = 0  # what it holds is known, so a first chunk tells enough
         if options.filters or options.max_model_len is not None or options.start_at_s or options.duration_s is not None:
             return None
-        tally = Tally(rows=mark.rows, kept=mark.rows, clean=mark.rows, clean_span_s=mark.span_s, span_s=mark.span_s)
+        tally = RowTally(rows=mark.rows, kept=mark.rows, clean=mark.rows, clean_span_s=mark.span_s, span_s=mark.span_s)
         self._survey = self._surveyed(tally, complete=True)
         return self._survey
 
     def _read_head(self) -> TraceSurvey:
-        tally = Tally()
+        tally = RowTally()
         head: list[CleanRows] = []
         for rows in self._cleaned(tally):
             head.append(rows)
@@ -150,7 +151,7 @@ class Trace:
             pass
         return self._surveyed(tally, complete=False)
 
-    def _cleaned(self, tally: Tally) -> Iterator[CleanRows]:
+    def _cleaned(self, tally: RowTally) -> Iterator[CleanRows]:
         for chunk in self._file.chunks(self._wanted, self._chunk_rows):
             rows = self._cleaner.clean(chunk, tally)
             tally.clean += len(rows)
@@ -159,7 +160,7 @@ class Trace:
 
     def _streamed(self, past_slice: bool) -> Iterator[Columns]:
         """A long file from its start, to the end of the slice or, for the survey, of the file."""
-        tally = Tally()
+        tally = RowTally()
         end_s = np.inf if self.options.duration_s is None else self.options.start_at_s + self.options.duration_s
         for columns in self._sliced(self._cleaned(tally), tally):
             if len(columns) or past_slice:
@@ -171,7 +172,7 @@ class Trace:
         if not tally.kept:
             raise nothing_left(self._file.path, self.options, tally)
 
-    def _sliced(self, parts: Iterable[CleanRows], tally: Tally) -> Iterator[Columns]:
+    def _sliced(self, parts: Iterable[CleanRows], tally: RowTally) -> Iterator[Columns]:
         first_tick, last_tick = None, -np.inf
         for rows in parts:
             backwards = rows.ticks < np.concatenate(([last_tick], rows.ticks[:-1]))
@@ -182,7 +183,7 @@ class Trace:
                 first_tick = rows.ticks[0]
             yield self._slice(rows, first_tick, tally)
 
-    def _slice(self, rows: CleanRows, first_tick: float, tally: Tally) -> Columns:
+    def _slice(self, rows: CleanRows, first_tick: float, tally: RowTally) -> Columns:
         """What is in the slice of some ascending rows, in seconds from its start."""
         time_s = rows.ticks - first_tick
         time_s /= self._unit.per_second
@@ -196,7 +197,7 @@ class Trace:
             tally.span_s = float(columns.time_s[-1])
         return columns
 
-    def _surveyed(self, tally: Tally, complete: bool) -> TraceSurvey:
+    def _surveyed(self, tally: RowTally, complete: bool) -> TraceSurvey:
         return tally.survey(self.name, self._unit, complete=complete, block_tokens=self._block_tokens)
 
     def _unsorted(self, row: int) -> InputError:
@@ -207,7 +208,7 @@ class Trace:
         )
 
 
-def nothing_left(path: Path, options: TraceOptions, tally: Tally) -> InputError:
+def nothing_left(path: Path, options: TraceOptions, tally: RowTally) -> InputError:
     """The error for a trace of which no row is left."""
     if tally.clean:
         end = "the end" if options.duration_s is None else f"{options.start_at_s + options.duration_s:g} s"
@@ -218,7 +219,7 @@ def nothing_left(path: Path, options: TraceOptions, tally: Tally) -> InputError:
     elif not tally.rows:
         why = "it has no rows below its header"
     elif tally.filtered == tally.rows:
-        asked = " and ".join(f"{name} {shortened(value)}" for name, value in options.filters.items())
+        asked = " and ".join(f"{name} {clipped(value)}" for name, value in options.filters.items())
         held = "; ".join(f"{name} {listed(sorted(labels))}" for name, labels in tally.labels.items())
         why = f"no row has {asked}: the file has {held} (--architecture, --scale)"
     else:

@@ -15,8 +15,9 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
+from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.timestamps import date_times
 
@@ -138,8 +139,8 @@ def listed_ids(file: TraceFile, column: str, values: Iterable[object], first_row
 
 def wrong_value(file: TraceFile, row: int, column: str, value: object, complaint: str) -> InputError:
     """The error for one value: file, row, column, value and what is wrong with it."""
-    shown = "no value" if value is None or value != value else shortened(repr(value))
-    return InputError(f"{file.path}: {file.place(row)}, column {shortened(column)}: {shown} {complaint}")
+    shown = "no value" if value is None or value != value else clipped(repr(value))
+    return InputError(f"{file.path}: {file.place(row)}, column {clipped(column)}: {shown} {complaint}")
 
 
 def no_number(file: TraceFile, row: int, column: str, value: object) -> InputError:
@@ -148,14 +149,8 @@ def no_number(file: TraceFile, row: int, column: str, value: object) -> InputErr
     return wrong_value(file, row, column, value, "is no number" + (" (it takes a decimal point)" if comma else ""))
 
 
-def shortened(text: str, most: int = 40) -> str:
-    """A text for a message: on one line and not without end."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
 def listed(names: Iterable[str], most: int = 12) -> str:
     """Names for a message."""
     names = list(names)
     more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join([shortened(name) for name in names[:most]] + more) or "none"
+    return ", ".join([clipped(name) for name in names[:most]] + more) or "none"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.block import FloatArray
 from fineserve_shapes.workload.traces.forms import Form, TraceColumns, form_of
 from fineserve_shapes.workload.traces.survey import PLAUSIBLE_RATE_RPS, human_span
 from fineserve_shapes.workload.traces.timestamps import (
@@ -34,7 +34,7 @@ def find_unit(file: TraceFile, columns: TraceColumns, asked: str) -> TimestampUn
        unit, counted from 1970); against milliseconds a fraction, here and in any row that comes later; and against
        microseconds a fraction where the rate does too, since arithmetic may leave a part of a microsecond. Where the
        flag says another unit than such dates have, there is a warning.
-    3. Else nobody can know: InputError, with the span that each unit would give.
+    3. Else it cannot be known: InputError, with the span that each unit would give.
 
     What no single value shows, such as whole seconds in a form of milliseconds, shows in the rate: see `Tally`.
     """

@@ -1,0 +1,61 @@
+"""timerfd: a file descriptor of Linux that becomes readable at a time, exact to some microseconds, for any event loop.
+
+epoll and libev round the timers of their own to about a millisecond. `os` has had timerfds since Python 3.13 only, so
+they come from the C library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import sys
+
+_CLOCK_MONOTONIC = 1
+_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+_TIMER_ABSTIME = 1
+
+
+class _TimeSpec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _TimerSpec(ctypes.Structure):
+    _fields_ = (("interval", _TimeSpec), ("value", _TimeSpec))
+
+
+class TimerFd:
+    """A timerfd on the clock of `time.perf_counter`. Raises OSError where there is none (anywhere but on Linux)."""
+
+    def __init__(self) -> None:
+        if sys.platform != "linux":  # there perf_counter is CLOCK_MONOTONIC
+            raise OSError("there are no timerfds here")
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, _FLAGS)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._spec = _TimerSpec()
+        self._at = ctypes.byref(self._spec)
+
+    def set(self, at_s: float) -> None:
+        """Become readable at that time, or at once if it has passed; what was set before is forgotten."""
+        self._set_ns(max(1, math.ceil(at_s * 1e9)))
+
+    def clear(self) -> None:
+        """Forget what was set, and be readable no longer."""
+        self._set_ns(0)
+
+    def take(self) -> None:
+        """It was readable: until it is set again it no longer is."""
+        os.read(self.fd, 8)
+
+    def close(self) -> None:
+        """Free the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _set_ns(self, at_ns: int) -> None:
+        self._spec.value.seconds, self._spec.value.nanoseconds = divmod(at_ns, 1_000_000_000)
+        if self._libc.timerfd_settime(self.fd, _TIMER_ABSTIME, self._at, None):
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
