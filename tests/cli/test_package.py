@@ -8,17 +8,18 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+import yaml
 
-from fineserve_shapes.cli import main
-from fineserve_shapes.shipped import DATASETS, LOCUSTFILES, STORIES, locustfile
+from fineserve_shapes import __version__
+from fineserve_shapes.shipped import DATASETS, LOCUSTFILES, locustfile
 
 ROOT = Path(__file__).parents[2]
-SETUPTOOLS = 77  # what pyproject.toml asks for
+SETUPTOOLS = 77  # what pyproject.toml asks for; an environment that was made before may have an older one
 LEFT = shutil.ignore_patterns(".*", "results", "build", "dist", "*.egg-info", "__pycache__")
 
 
@@ -94,20 +95,8 @@ def files(folder: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("story", STORIES)
-def test_every_story_is_printed_as_it_is(story: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["locustfile", story]) == 0
-    assert capsys.readouterr().out == locustfile(story).read_text()
-
-
-def test_run_hands_all_words_on_to_locust(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that the command itself could understand, too."""
-
-    def execv(_program: str, words: list[str]) -> NoReturn:
-        raise SystemExit(words[words.index("-f") :])
-
-    monkeypatch.setattr(os, "execv", execv)
-    words = ["--help", "-t", "5s", "--vers", "CompletionUser"]
-    with pytest.raises(SystemExit) as started:
-        main(["run", "poisson", *words])
-    assert started.value.code == ["-f", str(locustfile("poisson")), *words]
+def test_all_files_of_a_release_name_the_same_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert project["version"] == citation["version"] == __version__
+    assert citation["title"] == "fineserve_shapes"
