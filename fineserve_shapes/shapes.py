@@ -16,6 +16,8 @@ from locust import LoadTestShape, events
 from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.runner import mastersession as session
+from fineserve_shapes.runner import startform
+from fineserve_shapes.shipped import DATASETS
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
@@ -85,10 +87,8 @@ class PlanShape(LoadTestShape):
 
     @classmethod
     def _add_options(cls, parser: Any, **_: Any) -> None:
-        options.add(parser, cls.option_list)
-        for user_class in _subclasses(ArrivalUser):
-            options.add(parser, user_class.options())
-        options.add(parser, options.RUN)
+        users = [option for user_class in _subclasses(ArrivalUser) for option in user_class.options()]
+        startform.add_options(parser, (*cls.option_list, *users, *options.RUN))
         options.listen_to_this_machine(parser)
         options.explain_unknown(parser)
 
@@ -144,12 +144,13 @@ class ReplayShape(PlanShape):
 class SyntheticShape(PlanShape):
     """A shape that makes its workload from parameters: what Poisson and parametric ones have in common.
 
-    datasets: a directory with the folders `replay` (sample traces, for lengths) and `Parametric`.
+    datasets: a directory with the folders `replay` (sample traces, for lengths) and `Parametric`; by default the samples
+        that come with the package.
     num_prompts: how many requests where neither --run-time nor --num-prompts says when to end.
     """
 
     abstract = True
-    datasets: ClassVar[Path | None] = None
+    datasets: ClassVar[Path | None] = DATASETS
     num_prompts: ClassVar[int | None] = None
 
     def _logged(self, synthesis: Synthesis, values: Values) -> Plan:

@@ -10,6 +10,7 @@ from typing import Any
 
 from gevent.event import Event
 
+from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.engine.dispatch import Dispatcher
 from fineserve_shapes.engine.performing import Performer
 from fineserve_shapes.engine.recording import NOT_TOLD, record_of
