@@ -189,7 +189,7 @@ def test_the_helper_tells_why_a_simulator_did_not_start() -> None:
         (["--fault", "stall=2"], "must lie in 0..1, got 2.0"),
         (["--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
         (["--ground-truth", "no/such/dir/log"], "cannot write no/such/dir/log"),
-        (["--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--colour", "red"], "unknown argument --colour"),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_code_2(
