@@ -20,14 +20,14 @@ import orjson
 from fineserve_shapes.protocol.openai import Delta, Usage, read_usage
 
 _MOST_BYTES = 2**16  # of a text, and of an event to learn from: what is larger is no token
-_LESSONS_IN_VAIN = 4
+_LESSONS_IN_VAIN = 3
 _MOST_USAGE_BYTES = 500  # that it nests less deeply than any reader of JSON can follow
 _PLAIN_TEXT = re.compile(rb'[^\x00-\x1f"\\]{1,%d}' % _MOST_BYTES).fullmatch
 _TEXT = re.compile(rb'"(text|content|reasoning_content|reasoning)"[ \t]*:[ \t]*"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _USAGE = re.compile(rb'"usage"[ \t]*:[ \t]*')
 _DECODER = json.JSONDecoder()
-_SAMPLE = "?"
-_SAMPLE_USAGE = {"completion_tokens": 17}
+_SAMPLE, _SAMPLE_JSON = "?", b"?"
+_SAMPLE_USAGE, _SAMPLE_USAGE_JSON = {"completion_tokens": 17}, b'{"completion_tokens":17}'
 
 
 class Repeat(Protocol):
@@ -148,7 +148,7 @@ def learn(payload: bytes, delta: Delta) -> Repeat | None:
         return None
     head, tail, name = payload[: found.start(2)], payload[found.end(2) :], found[1].decode()
     if delta.usage is None:
-        tried = _load(head + _SAMPLE.encode() + tail)
+        tried = _load(head + _SAMPLE_JSON + tail)
         return TextRepeat(head, tail, delta.choices[0][0]) if _content(tried, name) == _SAMPLE else None
     return _learn_usage(head, tail, name, delta.choices[0][0])
 
@@ -162,7 +162,7 @@ def _learn_usage(head: bytes, tail: bytes, name: str, choice: int) -> Repeat | N
     except (ValueError, RecursionError):
         return None
     middle, tail = tail[: found.end()], tail[end:]
-    tried = _load(b"".join((head, _SAMPLE.encode(), middle, json.dumps(_SAMPLE_USAGE).encode(), tail)))
+    tried = _load(head + _SAMPLE_JSON + middle + _SAMPLE_USAGE_JSON + tail)
     if _content(tried, name) != _SAMPLE or tried["usage"] != _SAMPLE_USAGE:
         return None
     return UsageRepeat(head, middle, tail, choice)

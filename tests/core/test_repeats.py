@@ -151,6 +151,44 @@ def test_captured_answers_are_the_same_with_repeats_and_without(body: bytes):
     assert_same(cut(body, list(range(0, len(body), 7))), None)
 
 
+# what may come between two repeats
+
+
+def chunk(text: str = "a", index: int = 0, said: int | None = None) -> bytes:
+    usage = b"" if said is None else b',"usage":{"prompt_tokens":2,"completion_tokens":%d}' % said
+    return b'data: {"choices":[{"index":%d,"text":"%s","finish_reason":null}]%s}\n\n' % (index, text.encode(), usage)
+
+
+USAGE_ALONE = b'data: {"choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3}}\n\n'
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    "between",
+    [
+        b"d", b"data: ", b"data: {", b"data: x\n", b"data\n", b": note", b": note\n", b": note\n\n", b": note\nda",
+        b"\ndata: x", b"event: x\n", b"\r", b"\n", b"data: x\r", b"data: x\r\n", chunk() + b"data: 1\r",
+        chunk()[:-1], chunk()[:-2], chunk()[:20], chunk().replace(b"\n", b"\r"), chunk() * 3,
+        DONE, DONE[:-1], USAGE_ALONE, b'data: {"choices"\n\n', b"data: x\n\n", b'data: {"error":"e"}\n\n',
+        chunk("b", 1), chunk(said=4), chunk(said=4).replace(b":4", b":\n4"), chunk(said=4).replace(b":4", b":\r4"),
+        chunk(said=4).replace(b":4", b":\t4"), chunk(said=4).replace(b"null", b'"stop"'),
+        chunk("a" * 70_000), chunk("\\n" * 40_000),
+    ],
+)  # fmt: skip
+def test_nothing_between_two_repeats_makes_a_difference(between: bytes, whole: bool):
+    for said in ([None] * 6, [1, 2, 3, 5, 6, 7]):
+        chunks = [chunk(said=tokens) for tokens in said]
+        assert_same([*chunks[:3], between, *chunks[3:], DONE], whole=whole)
+        assert_same([*chunks[:3], between, *chunks[3:]], whole=whole)
+        assert_same([*chunks[:3], between + b"".join(chunks[3:])], whole=whole)
+
+
+@pytest.mark.parametrize("order", [[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1]])
+def test_usage_that_runs_within_each_choice_is_the_same_with_repeats(order: list[int]):
+    said = [2 * order[: at + 1].count(index) for at, index in enumerate(order)]
+    assert_same([chunk(index=index, said=tokens) for index, tokens in zip(order, said, strict=True)], choices=2)
+
+
 # what is recognised: the usual chunks of the servers in the field, or the short way would be one that nobody takes
 
 VLLM = '"object":"chat.completion.chunk","created":17,"choices":[{"index":0,%s,"logprobs":null,"finish_reason":null}]'
