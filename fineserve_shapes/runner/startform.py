@@ -55,7 +55,7 @@ def install(web_ui: Any) -> None:
     def update_form() -> None:
         update()
         given = vars(web_ui.environment.parsed_options)
-        hidden = frozenset() if given.get("form") == "all" else HIDDEN
+        hidden = {"form"} if given.get("form") == "all" else HIDDEN
         web_ui.template_args["extra_options"] = {
             name: field if field["is_secret"] or name not in given else {**field, "default_value": given[name]}
             for name, field in web_ui.template_args["extra_options"].items()

@@ -34,7 +34,7 @@ def python(*words: object, cwd: Path, path: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -48,7 +48,7 @@ def built(kind: str, source: Path, out: Path, tools: Path) -> Path:
     return found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)  # forty seconds where nothing else runs
 def test_the_installed_package_has_locustfiles_and_samples_and_runs_in_an_empty_folder(tmp_path: Path) -> None:
     tree, tools, unpacked, installed, empty = (
         tmp_path / name for name in ("tree", "tools", "unpacked", "installed", "empty")
@@ -83,7 +83,7 @@ def test_the_installed_package_has_locustfiles_and_samples_and_runs_in_an_empty_
                  path=installed)  # fmt: skip
     assert "ledger: 5 planned" in run, run
     fineserve("trace", "synth", "--model-class", "Dense_10to30B", "--duration", 20, "--out", "made.csv")
-    run = fineserve("run", "replay", "--headless", "-t", "5s", "--output-file", "summary.json")
+    run = fineserve("run", "replay", "--headless", "-t", "3s", "--output-file", "summary.json")
     assert re.search(r"ledger: \d+ planned", run), run
     assert (empty / "summary.json").exists()
 
