@@ -44,6 +44,7 @@ class RunnerMemory:
         self.registered: dict[str, tuple[Callable[..., None], bool]] = {}
         self.worker_state = STATE_INIT
         self.client_id = "fake"
+        self.greenlet = None  # Locust stops it when a runner is collected
         self.statistics_sent = 0
 
     def send_message(self, kind: str, data: Any = None) -> None:
