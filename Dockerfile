@@ -1,10 +1,11 @@
 FROM python:3.12-slim
 
 WORKDIR /app
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY fineserve_shapes fineserve_shapes
-RUN pip install --no-cache-dir .
 COPY locustfiles locustfiles
+COPY datasets datasets
+RUN pip install --no-cache-dir .
 
 RUN useradd --create-home fineserve
 USER fineserve

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fineserve_shapes import __version__
+from fineserve_shapes import __version__, stories
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import command as simulate
 
@@ -18,6 +18,10 @@ REPORT_HELP = "an HTML report of request logs, several runs side by side"
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.allow_abbrev = False  # what is clear today would name another option tomorrow, or none
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -50,6 +54,7 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     result = _Parser(prog="fineserve", description="Realistic LLM traffic: tools around the Locust extension.")
     result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = result.add_subparsers(metavar="COMMAND", required=True)
+    stories.add_parsers(commands)
     simulate.add_parser(commands, fits=list(argv[:2]) == ["simulate", "fit"])
     if "trace" in argv[:1]:
         from fineserve_shapes.tracetools import command as trace  # takes two seconds that others need not wait for

@@ -37,18 +37,35 @@ DRAIN_TIMEOUT_S = 30.0
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option. default: the text that stands for it; "" is not given. A switch has the default None. joined: given more
-    than once it is one text, with commas."""
+    than once it is one text, with commas. aliases: what it may be called too, on the command line. A flag has no digits,
+    since Locust's form would send its value under another name; an alias may."""
 
     flag: str
     help: str
     default: str | None = ""
     choices: tuple[str, ...] | None = None
     joined: bool = False
+    aliases: tuple[str, ...] = ()
 
     @property
     def dest(self) -> str:
         """The attribute that holds it."""
         return dest(self.flag)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All that it may be called."""
+        return (self.flag, *self.aliases)
+
+    @property
+    def metavar(self) -> str:
+        """What stands for a value in a list of options."""
+        return self.dest.rpartition("_")[2].upper()
+
+    @property
+    def described(self) -> str:
+        """The help with the default, as it is: Locust's form would show argparse's %(default)s."""
+        return f"{self.help} (default: {self.default})" if self.default else self.help
 
 
 SERVER = (
@@ -62,7 +79,8 @@ SERVER = (
     Option("--connect-timeout", "seconds to wait for a connection", "10"),
     Option("--progress-timeout", "seconds to wait for a next token, the first included", "300"),
     Option("--request-timeout", "seconds to wait for the end of an answer", "3600"),
-    Option("--retry-429", "send a request again so often if its answer is 429, after its Retry-After (at most 60 s)", "0"),
+    Option("--rate-limit-retries", "send a request again so often if its answer is 429, after its Retry-After (at most"
+           " 60 s)", "0", aliases=("--retry-429",)),
     Option("--skip-preflight", "start without a look at the server and its models first (needs --model)", None),
     Option("--ca-file", "trust the certificates in this PEM file in place of the system's (on every worker)"),
     Option("--insecure", "take any TLS certificate; the summary says so", None),
@@ -146,7 +164,7 @@ PARAMETRIC = (
     Option("--parametric-jitter-ratio", "repeat_jitter: log deviation of rate and shape, per window", "0.05"),
     Option("--parametric-independent-windows", "model_sample: draw each window by itself, without the daily cycle", None),
     Option("--parametric-nb-json", "sizes of bursts, for any class"),
-    Option("--disable-parametric-nb-lt10b", "no bursts for Dense_lt10B", None),
+    Option("--disable-parametric-nb", "no bursts for Dense_lt10B", None, aliases=("--disable-parametric-nb-lt10b",)),
     Option("--nb-mode", "bursts at gamma instants, or counts in slots of a millisecond", "batch", NB_MODES),
     Option("--gamma-fitted-to", "what the gamma gaps lie between; of requests, bursts keep the rate", "bursts", FITTED_TO),
     *_SCALING,
@@ -166,11 +184,11 @@ RUN = (
     Option("--warmup-requests", "extra requests before the run begins, which count nowhere", "0"),
     Option("--warmup-seconds", "seconds from the start of the run whose requests count in the ledger alone", "0"),
     Option("--max-lag", "a valid run's lag p99 is at most that", "10ms"),
-    Option("--max-lag-share", "... or at most this share of the mean gap between requests, if that is more", "5%"),
-    Option("--max-rate-error", "a valid run's rate is at most so far from the plan's", "5%"),
-    Option("--max-cv-error", "a valid run's gap CV is at most so far from the plan's", "5%"),
-    Option("--max-dispersion-error", "a valid run's dispersion is at most so far from the plan's", "10%"),
-    Option("--max-length-error", "a valid run's mean input and output lengths are at most so far from the plan's", "10%"),
+    Option("--max-lag-share", "... or at most this share of the mean gap between requests, if that is more", "0.05"),
+    Option("--max-rate-error", "a valid run's rate is at most so far from the plan's", "0.05"),
+    Option("--max-cv-error", "a valid run's gap CV is at most so far from the plan's", "0.05"),
+    Option("--max-dispersion-error", "a valid run's dispersion is at most so far from the plan's", "0.1"),
+    Option("--max-length-error", "a valid run's mean input and output lengths are at most so far from the plan's", "0.1"),
     Option("--max-ttft-error", "in a valid run late reading puts TTFT off by at most that at p99, a fifth at the median",
            "5ms"),
     Option("--max-clock-uncertainty", "a valid run's workers know the master's clock at least so well", "1ms"),
@@ -183,6 +201,8 @@ RUN = (
     Option("--report", "write an HTML report there at the end: one file that opens without a network"),
     Option("--scrape-server-metrics", "auto (a vLLM server's /metrics, if it answers), off, or the page's URL", "auto"),
     Option("--prometheus-port", "PORT or HOST:PORT at which Prometheus finds the run's figures, without a login"),
+    Option("--form", "what the web interface's start form has: the options that most runs need, or all", "short",
+           ("short", "all")),
 )  # fmt: skip
 
 
@@ -203,14 +223,14 @@ def add(parser: Any, options: Iterable[Option], *, environment: bool = True) -> 
     for option in options:
         if option.flag in known:
             continue
+        known.update(option.flags)
         variable = {"env_var": "LOCUST_" + option.dest.upper()} if environment else {}
         if option.default is None:
-            parser.add_argument(option.flag, action="store_true", default=False, help=option.help, **variable)
+            parser.add_argument(*option.flags, action="store_true", default=False, help=option.help, **variable)
         else:
-            shown = option.help + (" (default: %(default)s)" if option.default else "")
             parser.add_argument(
-                option.flag, default=option.default, choices=option.choices, help=shown,
-                metavar=None if option.choices else option.dest.rpartition("_")[2].upper(),
+                *option.flags, default=option.default, choices=option.choices, help=option.described,
+                metavar=None if option.choices else option.metavar,
                 action=_Joined if option.joined else "store", **variable,
             )  # fmt: skip
 
@@ -225,13 +245,17 @@ HOMES = (
 
 
 def explain_unknown(parser: Any) -> None:
-    """Have Locust's parser say of an option that it does not know where it belongs, or which one is meant, in one line."""
+    """Have Locust's parser say of an option that it does not know where it belongs, or which one is meant, in one line.
+
+    It takes no abbreviations: one that is clear today would name another option tomorrow, or none.
+    """
+    parser.allow_abbrev = False
     complain = parser.error
 
     def error(message: str) -> None:
         unknown = [word.partition("=")[0] for word in message.partition("unrecognized arguments: ")[2].split()]
         for flag in unknown:
-            if homes := [home for home, options in HOMES if any(flag == option.flag for option in options)]:
+            if homes := [home for home, options in HOMES if any(flag in option.flags for option in options)]:
                 complain(f"{flag} belongs to {' and '.join(homes)}: this locustfile does not read it")
         if unknown:
             known = [string for action in parser._actions for string in action.option_strings]

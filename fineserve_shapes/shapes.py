@@ -7,6 +7,7 @@ binds the process to the engine. Its users stay as they are, one inert instance 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,8 @@ from locust import LoadTestShape, events
 from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.runner import mastersession as session
+from fineserve_shapes.runner import startform
+from fineserve_shapes.shipped import DATASETS
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
@@ -58,6 +61,20 @@ class PlanShape(LoadTestShape):
         """The plan of a run with these options. Raises InputError where there is none."""
         raise NotImplementedError
 
+    def runs(self, values: Values) -> Generator[Plan, dict[str, Any], None]:
+        """The runs of a test, one after the other: by default one, with `plan`.
+
+        Each is a run of its own, with its ledger, verdict and files. What comes back for a plan is the summary of its run
+        (see `measure.summary.summarise`), so that a search can go by it:
+
+            def runs(self, values):
+                for rate_rps in (1.0, 2.0, 4.0):
+                    summary = yield self.plan(values).faster(rate_rps)
+                    if summary["fidelity"]["verdict"] != "valid":
+                        return
+        """
+        yield self.plan(values)
+
     def tick(self) -> tuple[int, float] | None:
         """One inert user per process that sends; None ends the run."""
         driving = type(self).driving
@@ -70,10 +87,8 @@ class PlanShape(LoadTestShape):
 
     @classmethod
     def _add_options(cls, parser: Any, **_: Any) -> None:
-        options.add(parser, cls.option_list)
-        for user_class in _subclasses(ArrivalUser):
-            options.add(parser, user_class.options())
-        options.add(parser, options.RUN)
+        users = [option for user_class in _subclasses(ArrivalUser) for option in user_class.options()]
+        startform.add_options(parser, (*cls.option_list, *users, *options.RUN))
         options.listen_to_this_machine(parser)
         options.explain_unknown(parser)
 
@@ -129,12 +144,13 @@ class ReplayShape(PlanShape):
 class SyntheticShape(PlanShape):
     """A shape that makes its workload from parameters: what Poisson and parametric ones have in common.
 
-    datasets: a directory with the folders `replay` (sample traces, for lengths) and `Parametric`.
+    datasets: a directory with the folders `replay` (sample traces, for lengths) and `Parametric`; by default the samples
+        that come with the package.
     num_prompts: how many requests where neither --run-time nor --num-prompts says when to end.
     """
 
     abstract = True
-    datasets: ClassVar[Path | None] = None
+    datasets: ClassVar[Path | None] = DATASETS
     num_prompts: ClassVar[int | None] = None
 
     def _logged(self, synthesis: Synthesis, values: Values) -> Plan:

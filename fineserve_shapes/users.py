@@ -158,7 +158,7 @@ class OpenAIUser(ArrivalUser):
         context = options.tls(values) if target.tls or values.text("--ca-file") is not None else None
         self._tell_of_the_way(target, insecure=values.switch("--insecure"))
         deadlines = options.deadlines(values)
-        self._retry = Retry429(values.count("--retry-429") or 0, deadlines.request_s)
+        self._retry = Retry429(values.count("--rate-limit-retries") or 0, deadlines.request_s)
         extra = values.json_object("--extra-request-body")
         self._streams = streams({"stream": not values.switch("--disable-stream")} | extra)
         server = Server(endpoints, context, self.headers())

@@ -1,16 +1,13 @@
 """Parametric arrivals: gamma gaps whose rate and burstiness change through the day as FineServe's windows say.
 
-locust -f locustfiles/parametric.py --headless -t 10m --model-class Dense_10to30B --rate-scale 0.5
+fineserve run parametric --headless -t 10m --model-class Dense_10to30B --rate-scale 0.5
 """
-
-from pathlib import Path
 
 from fineserve_shapes.shapes import ParametricShape
 from fineserve_shapes.users import CompletionUser
 
 
 class Parametric(ParametricShape):
-    datasets = Path(__file__).parent.parent / "datasets"
     num_prompts = 100
 
 

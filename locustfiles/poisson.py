@@ -1,16 +1,13 @@
 """Poisson arrivals: requests that come independently of each other, at one rate or at rates that change.
 
-locust -f locustfiles/poisson.py --headless -t 2m --request-rate 20 --input-length 512 --output-length "L(200,0.8)"
+fineserve run poisson --headless -t 2m --request-rate 20 --input-length 512 --output-length "L(200,0.8)"
 """
-
-from pathlib import Path
 
 from fineserve_shapes.shapes import PoissonShape
 from fineserve_shapes.users import CompletionUser
 
 
 class Poisson(PoissonShape):
-    datasets = Path(__file__).parent.parent / "datasets"
     request_rate = 5.0
     num_prompts = 100
 

@@ -34,7 +34,7 @@ class Retry429:
 
     def __post_init__(self) -> None:
         if not 0 <= self.retries <= MAX_RETRIES:
-            raise InputError(f"--retry-429 must lie in 0..{MAX_RETRIES}, got {self.retries}")
+            raise InputError(f"--rate-limit-retries must lie in 0..{MAX_RETRIES}, got {self.retries}")
 
     def perform(self, attempt: Callable[[], Result]) -> Result:
         """The result of the last attempt, as of one request that was sent with the first."""

@@ -50,10 +50,13 @@ class Master:
         self._loop_delay: LoopDelay | None = None
         self._strain = Strain(0.0)
         self.run: Run | None = None
+        self._crew: dict[str, dict[str, Any]] = {}  # what workers said when they got ready for the test
 
     def begin(self, run: Run) -> None:
         """Start a run as soon as the workers that are there are ready."""
         self.run, self._hurried = run, False
+        connected = self._connected()
+        run.facts.update((worker, facts) for worker, facts in self._crew.items() if worker in connected)
         self._strain = Strain(run.settings.limits.lag_s)
         self._loop_delay = LoopDelay()
         self._greenlet = gevent.spawn(self._drive, run)
@@ -80,6 +83,15 @@ class Master:
         run.begun.set()
         if self._loop_delay is not None:
             self._loop_delay.stop()
+
+    @property
+    def connected(self) -> list[str]:
+        """The workers that are there now."""
+        return self._connected()
+
+    def disband(self) -> None:
+        """The test is over: workers get ready anew, and say so, when another one starts."""
+        self._crew.clear()
 
     def dismiss(self, run: Run) -> None:
         """Tell the workers that all that they said of a run is where it belongs."""
@@ -108,7 +120,7 @@ class Master:
             else:
                 logger.error("worker %s cannot take part: %s", worker, error)
             return
-        run.facts[worker] = facts
+        self._crew[worker] = run.facts[worker] = facts
         if run.start_s is not None and not run.book.closed:
             self._welcome(run, worker)
 

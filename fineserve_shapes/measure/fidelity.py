@@ -23,10 +23,11 @@ class Limits:
     """What a valid run keeps within.
 
     lag_s, lag_share: lag p99 is at most the larger of lag_s and lag_share of the mean gap between requests.
-    rate, gap_cv, dispersion: how far these may be from what was asked, as shares of it (of 1, where a CV or a dispersion
-    is below 1). uncertainty_s: of each worker's clock. ttft_s: by how much the time of a first token may be off at p99;
-    at the median MEDIAN_SHARE of it. shared: the share of reads that may hold several tokens of a stream which had
-    waited. lengths: how far the mean input and output lengths may be from the plan's, as shares of them.
+    rate, gap_cv, dispersion: how far these may be from what was asked, as shares of it. A dispersion below 1 counts as 1
+    there; a CV too, and the bound is on its square, by which queues go. uncertainty_s: of each worker's clock.
+    ttft_s: by how much the time of a first token may be off at p99; at the median MEDIAN_SHARE of it. shared: the share
+    of reads that may hold several tokens of a stream which had waited. lengths: how far the mean input and output
+    lengths may be from the plan's, as shares of them.
     """
 
     lag_s: float = 0.010
@@ -182,15 +183,23 @@ def _unsent(accounts: Accounts) -> Iterator[str]:
 def _other_load(load: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     """Where the load that left is not that of the plan, by its rate or its burstiness."""
     asked, delivered = load["asked"], load["delivered"]
-    pairs = [
-        ("rate", asked["rate_rps"], delivered["rate_rps"], limits.rate, 0.0),
-        ("gap CV", asked["gap_cv"], delivered["gap_cv"], limits.gap_cv, 1.0),
-        *((f"dispersion at {width} s", value, delivered["dispersion"][width], limits.dispersion, 1.0)
-          for width, value in asked["dispersion"].items()),
-    ]  # fmt: skip
-    for name, wanted, got, share, least in pairs:
-        if wanted is not None and got is not None and abs(got - wanted) > share * max(wanted, least):
-            yield f"the {name} of the load is {got:.3g} where {wanted:.3g} was asked for: {SPREAD}"
+    rate_rps, sent_rps = asked["rate_rps"], delivered["rate_rps"]
+    if rate_rps and abs(sent_rps / rate_rps - 1) > limits.rate:
+        yield _differs("rate", rate_rps, sent_rps)
+    cv, sent_cv = asked["gap_cv"], delivered["gap_cv"]
+    # queues go by its square; in that an even load with some jitter is close to an even one
+    if cv is not None and sent_cv is not None:
+        allowed = ((1 + limits.gap_cv) ** 2 - 1) * max(cv**2, 1.0)
+        if abs(sent_cv**2 - cv**2) > allowed:
+            yield _differs("gap CV", cv, sent_cv)
+    for width, wanted in asked["dispersion"].items():
+        sent = delivered["dispersion"][width]
+        if wanted is not None and sent is not None and abs(sent - wanted) > limits.dispersion * max(wanted, 1.0):
+            yield _differs(f"dispersion at {width} s", wanted, sent)
+
+
+def _differs(name: str, asked: float, sent: float) -> str:
+    return f"the {name} of the load is {sent:.3g} where {asked:.3g} was asked for: {SPREAD}"
 
 
 def _late_reads(reads: Reads, totals: Totals, limits: Limits) -> Iterator[str]:

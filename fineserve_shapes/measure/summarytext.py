@@ -42,6 +42,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s, the drain included:"
             f" {_throughput(summary)}"
         ),
+        *_token_lines(summary),
         *_steady_lines(summary["steady"]),
         *_goodput_lines(summary["goodput"]),
         *_server_lines(summary.get("server_metrics") or {}),
@@ -146,6 +147,18 @@ def _server_lines(server: Mapping[str, Any]) -> list[str]:
         length = _number(server["mean_acceptance_length"])
         parts.append(f"{rate:.1%} of draft tokens were accepted, {length} tokens a step")
     return [f"server: {'; '.join(parts)}"] if parts else []
+
+
+def _token_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Where token counts are not what they seem; nothing where all is exact."""
+    tokens, answers = summary["tokens"], summary["completed"]
+    parts = []
+    if differ := tokens["input_differs_from_plan"]:
+        why = f" ({summary['inexact_prompts']})" if summary.get("inexact_prompts") else ""
+        parts.append(f"{differ:,} of {answers:,} prompts had another length than the plan's{why}")
+    if counted := tokens["counted_by_chunks"]:
+        parts.append(f"output of {counted:,} of {answers:,} answers is counted, since their usage does not say it")
+    return [f"tokens: {'; '.join(parts)}"] if parts else []
 
 
 def _bound_lines(bounds: Mapping[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def parametric_options(values: Values, datasets: Path | None) -> ParametricOptio
         jitter_ratio=values.number_or("--parametric-jitter-ratio", 0.05),
         independent_windows=values.switch("--parametric-independent-windows"),
         nb_json=values.path("--parametric-nb-json"),
-        disable_nb_lt10b=values.switch("--disable-parametric-nb-lt10b"),
+        disable_nb_lt10b=values.switch("--disable-parametric-nb"),
         nb_mode=values.text("--nb-mode") or "batch",
         gamma_fitted_to=values.text("--gamma-fitted-to") or "bursts",
         rate_scale=values.number_or("--rate-scale", 1.0),

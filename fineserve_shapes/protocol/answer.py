@@ -6,6 +6,7 @@ the caller's; nothing here reads a clock.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from fineserve_shapes.protocol.openai import (
     read_answer,
     read_event,
 )
+from fineserve_shapes.protocol.repeats import Repeat, Repeats
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.protocol.sse import MAX_EVENT_BYTES, SSEDecoder, SSEError
 from fineserve_shapes.protocol.tokens import Kind, Pieces, count_tokens
@@ -61,12 +63,14 @@ class AnswerReader:
         "_event_s",
         "_final_usage",
         "_finished",
+        "_first_visible_s",
         "_head",
         "_is_json",
         "_metrics",
         "_most_tokens",
         "_partial",
         "_pieces",
+        "_repeats",
         "_result_tokens",
         "_retry_after_s",
         "_sse",
@@ -86,7 +90,7 @@ class AnswerReader:
         self.asked_tokens = asked_tokens
         self.choices = choices
         # a server that never stops must not be read for ever
-        self._most_tokens = None if asked_tokens is None else 2 * asked_tokens * max(choices, candidates) + 1024
+        self._most_tokens = sys.maxsize if asked_tokens is None else 2 * asked_tokens * max(choices, candidates) + 1024
         self.status: int | None = None
         self.body_bytes = 0
         self.input_tokens: int | None = None
@@ -101,6 +105,8 @@ class AnswerReader:
         self._head = b""  # of a body in which no event has been found so far
         self._partial = b""  # an event that is the beginning of one
         self._pieces = Pieces()
+        self._first_visible_s: float | None = None
+        self._repeats = Repeats()
         self._counted = 0  # tokens by token ids, or one for each content
         self._final_usage: int | None = None
         self._usage_ended = False  # usage without choices came after the last token
@@ -132,6 +138,10 @@ class AnswerReader:
         Bytes of anything but a stream count as one.
         """
         self.body_bytes += len(data)
+        repeat = self._repeats.framed
+        if repeat is not None and self._sse.between_events and repeat.is_told(data):
+            self._take_repeat(repeat, at_s)
+            return 1
         if self.status != 200:
             self.hopeless = not self._keep(data, MAX_ERROR_BODY_BYTES)
             return 1
@@ -154,7 +164,12 @@ class AnswerReader:
             return 0
         tokens = 0
         for payload in payloads:
-            tokens += self._take(payload, at_s)
+            repeat = self._repeats.bare
+            if repeat is not None and repeat.is_told(payload):
+                self._take_repeat(repeat, at_s)
+                tokens += 1
+            else:
+                tokens += self._take(payload, at_s)
         return tokens
 
     def _keep(self, data: bytes, limit: int) -> bool:
@@ -174,12 +189,20 @@ class AnswerReader:
             return False
         if is_done(payload):
             self.done, self._event_s = True, at_s
+            self._repeats.forget()
             return False
         delta = read_event(payload)
         if delta.unreadable:
+            self._repeats.forget()
             return self._take_unreadable(payload, delta, at_s)
         if self._partial:
             self._fail(no_event(self._partial))
+        took = self._take_delta(delta, at_s)
+        if took:
+            self._repeats.learn(payload, delta, self._counted)
+        return took
+
+    def _take_delta(self, delta: Delta, at_s: float) -> bool:
         self._event_s = at_s
         if delta.error is not None:
             self._fail(delta.error)
@@ -197,6 +220,21 @@ class AnswerReader:
             self._metrics = delta.server_metrics
         return bool(delta.choices) and self._add_piece(delta, at_s)
 
+    def _take_repeat(self, repeat: Repeat, at_s: float) -> None:
+        """Take an event like one that was taken before: what that one has set is set already."""
+        self._event_s = at_s
+        self._usage_ended = False
+        usage = repeat.usage
+        if usage is None and not self._pieces.usage:
+            self._pieces.times_s.append(at_s)
+        else:
+            if usage is not None and usage.input_tokens is not None:
+                self.input_tokens = usage.input_tokens
+            self._pieces.add_content(at_s, None if usage is None else usage.output_tokens, repeat.choice)
+        self._counted += 1
+        if self._counted > self._most_tokens:
+            self._give_up_endless()
+
     def _add_piece(self, delta: Delta, at_s: float) -> bool:
         usage = None if delta.usage is None else delta.usage.output_tokens
         kind = Kind.CONTENT
@@ -205,18 +243,23 @@ class AnswerReader:
             if kind is Kind.BARE and usage is None:
                 return False
         tokens = max(delta.tokens or 0, delta.contents)
-        self._pieces.add(at_s, kind, tokens, said=delta.tokens is not None, visible=delta.visible, usage=usage,
-                         choice=delta.choices[0][0])  # fmt: skip
+        said, choice = delta.tokens is not None, delta.choices[0][0]
+        self._pieces.add(at_s, kind, tokens, said=said, usage=usage, choice=choice)
         if kind is not Kind.CONTENT:
             return False
         self._usage_ended = False
         if self.first_token_s is None:
             self.first_token_s = at_s
+        if delta.visible and self._first_visible_s is None:
+            self._first_visible_s = at_s
         self._counted += tokens
-        if self._most_tokens is not None and self._counted > self._most_tokens:
-            asked = f"{self.choices} x {self.asked_tokens}" if self.choices > 1 else f"{self.asked_tokens}"
-            self._give_up(f"{self._counted} tokens came where {asked} were asked for")
+        if self._counted > self._most_tokens:
+            self._give_up_endless()
         return True
+
+    def _give_up_endless(self) -> None:
+        asked = f"{self.choices} x {self.asked_tokens}" if self.choices > 1 else f"{self.asked_tokens}"
+        self._give_up(f"{self._counted} tokens came where {asked} were asked for")
 
     def _finish_choice(self, index: int, reason: str | None) -> None:
         before = self._choices.get(index)
@@ -309,13 +352,11 @@ class AnswerReader:
     def _result(
         self, outcome: str, error: str | None, sent_s: float, end_s: float, retried: bool, reused: bool
     ) -> Result:
-        pieces = self._pieces
-        found = count_tokens(pieces, self._final_usage, self.choices)
+        found = count_tokens(self._pieces, self._final_usage, self.choices)
         self._result_tokens = found.output_tokens or 0
         times_s = found.times_s
         ok = outcome == "ok"
         asked = None if self.asked_tokens is None else self.asked_tokens * self.choices
-        visible = pieces.visible.find(1)
         reasons = [reason for reason in self._choices.values() if reason is not None]
         return Result(
             outcome=outcome,
@@ -323,7 +364,7 @@ class AnswerReader:
             sent_s=sent_s,
             end_s=self._event_s if ok and self._event_s is not None else end_s,
             first_token_s=float(times_s[0]) if len(times_s) else None,
-            first_visible_s=None if visible < 0 else pieces.times_s[visible],
+            first_visible_s=self._first_visible_s,
             last_token_s=float(times_s[-1]) if len(times_s) else None,
             chunk_times_s=times_s,
             input_tokens=self.input_tokens,

@@ -73,7 +73,7 @@ def read_event(payload: bytes) -> Delta:
         says = any(event.get(key) is not None for key in ("detail", "message", "msg"))
         if says and not isinstance(usage, dict):
             return Delta(error=error_text(event))
-        return Delta(usage=_usage(usage))
+        return Delta(usage=read_usage(usage))
     delta = Delta()
     seen = []
     for choice in choices:
@@ -87,7 +87,7 @@ def read_event(payload: bytes) -> Delta:
         _read_choice(choice, finish, delta)
     delta.choices = tuple(seen)
     if usage is not None:
-        delta.usage = _usage(usage)
+        delta.usage = read_usage(usage)
     metrics = event.get("metrics")
     if isinstance(metrics, dict):
         delta.server_metrics = metrics
@@ -213,7 +213,8 @@ def _load(payload: bytes) -> Any:
         return None
 
 
-def _usage(usage: object) -> Usage | None:
+def read_usage(usage: object) -> Usage | None:
+    """The token counts in a usage; None where it is no such thing."""
     if not isinstance(usage, dict):
         return None
     return Usage(

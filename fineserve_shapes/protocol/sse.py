@@ -21,7 +21,7 @@ class SSEDecoder:
     "Server-sent events", section on interpreting an event stream.
     """
 
-    __slots__ = ("_at_start", "_data", "_data_bytes", "_line", "_max_bytes", "_skip_lf")
+    __slots__ = ("_at_start", "_data", "_data_bytes", "_line", "_max_bytes", "_skip_lf", "between_events")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_bytes = max_event_bytes
@@ -30,6 +30,7 @@ class SSEDecoder:
         self._data_bytes = 0
         self._skip_lf = False  # the last byte was a CR: a LF that follows belongs to it
         self._at_start = True
+        self.between_events = False  # an event has ended, or a line of none, and nothing of the next has come
 
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads of the events that these bytes complete.
@@ -49,6 +50,7 @@ class SSEDecoder:
             payloads = data[6:-2].split(b"\n\ndata: ")
             if data.count(b"\n") == 2 * len(payloads):
                 self._skip_lf = self._at_start = False
+                self.between_events = True
                 return payloads
         return self._feed_lines(data)
 
@@ -59,6 +61,7 @@ class SSEDecoder:
         return payloads
 
     def _feed_lines(self, data: bytes) -> list[bytes]:
+        self.between_events = False
         if self._skip_lf and data:
             self._skip_lf = False
             if data[:1] == b"\n":
@@ -77,6 +80,7 @@ class SSEDecoder:
             self._take(line, payloads)
         self._line = bytearray(lines[-1])
         self._check(self._line)
+        self.between_events = not (self._line or self._data or self._skip_lf)
         return payloads
 
     def _check(self, line: bytes | bytearray) -> None:

@@ -29,36 +29,53 @@ class Kind(IntEnum):
 
 @dataclass(slots=True)
 class Pieces:
-    """The pieces of one answer in the order in which they came, each column of the same length.
+    """The pieces of one answer in the order in which they came.
 
     times_s: when. kinds: of `Kind`. tokens: as token ids say, else choices with content; `said` is 1 where it was the
-    ids. visible: whether it held content that is no reasoning. usage: output tokens by the usage on the piece, or
-    NOT_SAID. choice: which one it belongs to. `usage` and `choice` are kept only from the first usage on.
+    ids. usage: output tokens by the usage on the piece, or NOT_SAID. choice: which one it belongs to.
+
+    What most pieces are costs no more than their time: pieces that stand in `times_s` alone are of content, one token
+    each, not by token ids (`fill` writes that down). `usage` and `choice` are kept only from the first usage on.
     """
 
     times_s: array[float] = field(default_factory=lambda: array("d"))
     kinds: bytearray = field(default_factory=bytearray)
     tokens: array[int] = field(default_factory=lambda: array("l"))
     said: bytearray = field(default_factory=bytearray)
-    visible: bytearray = field(default_factory=bytearray)
     usage: array[int] = field(default_factory=lambda: array("l"))
     choice: array[int] = field(default_factory=lambda: array("l"))
 
-    def add(
-        self, at_s: float, kind: Kind, tokens: int, *, said: bool, visible: bool, usage: int | None, choice: int
-    ) -> None:
+    def add(self, at_s: float, kind: Kind, tokens: int, *, said: bool, usage: int | None, choice: int) -> None:
         """One more."""
+        self.fill()
         self.times_s.append(at_s)
         self.kinds.append(kind)
         self.tokens.append(tokens)
         self.said.append(said)
-        self.visible.append(visible)
         if usage is not None or self.usage:
             missing = len(self.times_s) - 1 - len(self.usage)
             self.usage.extend([NOT_SAID] * missing)
             self.choice.extend([0] * missing)
             self.usage.append(NOT_SAID if usage is None else usage)
             self.choice.append(choice)
+
+    def add_content(self, at_s: float, usage: int | None, choice: int) -> None:
+        """One more of content, one token, not by token ids."""
+        if usage is not None and not self.usage:
+            self.add(at_s, Kind.CONTENT, 1, said=False, usage=usage, choice=choice)
+            return
+        self.times_s.append(at_s)
+        if self.usage:
+            self.usage.append(NOT_SAID if usage is None else usage)
+            self.choice.append(choice)
+
+    def fill(self) -> None:
+        """Write out the columns of the pieces that stand in `times_s` alone."""
+        missing = len(self.times_s) - len(self.kinds)
+        if missing:
+            self.kinds.extend(bytes(missing))
+            self.tokens.extend([1] * missing)
+            self.said.extend(bytes(missing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,7 @@ def count_tokens(pieces: Pieces, final_usage: int | None, choices: int = 1) -> T
        ones that make up the difference the empty ones are no tokens: a first token must not come too soon.
     5. A piece that only closes the answer is a token where there is no other and usage says that there was one.
     """
+    pieces.fill()
     times_s = np.array(pieces.times_s, dtype=np.float64)
     counted = sum(pieces.tokens)
     if not any(pieces.kinds) and not pieces.usage:  # content and nothing else, as most servers send it

@@ -19,6 +19,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import named
 from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.runner import startform
 from fineserve_shapes.runner.conclusion import About
 from fineserve_shapes.values import Values
 from fineserve_shapes.webui import pages
@@ -43,6 +44,7 @@ class Observers:
         self.report_file: Path | None = None  # of the next run, or the one that goes on
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if web_ui is not None:
+            startform.install(web_ui)
             pages.install(web_ui, self.feed, self._registry)
         address = Values(options).text("--prometheus-port")
         self._endpoint = None if address is None else Endpoint(address, self._registry)

@@ -15,6 +15,7 @@ from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Option
 from fineserve_shapes.planning import synthesis
+from fineserve_shapes.shipped import DATASETS
 from fineserve_shapes.tracetools import fitting, inspection
 from fineserve_shapes.tracetools.convert import Scaling, convert
 from fineserve_shapes.tracetools.progress import counted
@@ -30,7 +31,6 @@ from fineserve_shapes.workload.replay import trace_plan
 from fineserve_shapes.workload.synthetic import synthetic_plan
 from fineserve_shapes.workload.traces.trace import Trace, open_trace
 
-DATASETS = Path(__file__).parents[2] / "datasets"  # of a checkout; an installed package has none
 COMPARED_ROWS = 2_000_000  # that a fit makes from its parameters to set beside the trace
 
 _SEED = Option("--seed", "seed of everything random", "0")

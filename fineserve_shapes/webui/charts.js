@@ -109,12 +109,17 @@ const FineserveCharts = (() => {
 
   const config = (touch) => ({
     responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover", showTips: false,
-    doubleClick: "autosize", modeBarButtonsToRemove: ["select2d", "lasso2d", "resetScale2d", "toImage"],
+    doubleClick: "autosize", showSendToCloud: false,  // a chart's data stays here
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "resetScale2d", "sendDataToCloud", "sendChartToCloud"],
   });
 
   /* Draw into an element, or bring what is there up to date. */
   function draw(element, chart, look) {
-    return Plotly.react(element, chart.traces, layout(chart, look), config(look.touch));
+    return Plotly.react(element, chart.traces, layout(chart, look), config(look.touch)).then((drawn) => {
+      // seen on hovering only: no stops on the way from chart to chart for who goes by the keyboard
+      for (const button of element.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
+      return drawn;
+    });
   }
 
   /* How it shall look where `element` stands: dark or light, as its background says. */

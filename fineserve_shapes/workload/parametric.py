@@ -99,7 +99,7 @@ def _nb_file(options: ParametricOptions) -> Path | None:
                 return found
     raise InputError(
         f"{options.model_class} comes in bursts, and there is no file nb/{options.model_class}_nb.json in"
-        f" {options.data_root} (--parametric-nb-json names one, --disable-parametric-nb-lt10b does without)"
+        f" {options.data_root} (--parametric-nb-json names one, --disable-parametric-nb does without)"
     )
 
 

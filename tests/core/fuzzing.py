@@ -11,9 +11,12 @@ import resource
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import httptools
+import numpy as np
 from captures import WIRE, exchanges
+from twins import plain_reader, state
 
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.protocol.answer import AnswerReader
@@ -113,11 +116,19 @@ def check(rng: random.Random, bodies: list[tuple[int, bytes]]) -> str:
     status, data = mutated(rng, bodies)
     cut = pieces(rng, data)
     assert events([data]) == events(cut), (data, cut)
-    reader = AnswerReader(rng.choice((1, 16, 1000)))
+    asked, whole = rng.choice((1, 16, 1000)), rng.random() < 0.5
+    if rng.random() < 0.5:  # as servers write: an event a read
+        cut = [part + b"\n\n" for part in data.split(b"\n\n")]
+    reader, twin = AnswerReader(asked), plain_reader(asked)
     reader.headers(status)
-    for piece in cut:
-        reader.feed(piece, 1.0)
-    result = reader.finish(0.0, 2.0, whole=rng.random() < 0.5)
+    twin.headers(status)
+    for at_s, piece in enumerate(cut):
+        assert reader.feed(piece, float(at_s)) == twin.feed(piece, float(at_s)), (data, cut)
+        assert state(reader) == state(twin), (data, cut)
+    result, expected = (each.finish(0.0, 1e9, whole=whole) for each in (reader, twin))
+    assert np.array_equal(result.chunk_times_s, expected.chunk_times_s), (data, cut)
+    no_times = np.empty(0)
+    assert replace(result, chunk_times_s=no_times) == replace(expected, chunk_times_s=no_times), (data, cut)
     assert result.outcome in OUTCOMES
     assert (result.outcome == "ok") == (result.error is None)
     assert result.error is None or len(result.error) <= 320

@@ -83,6 +83,15 @@ def test_a_load_that_was_bunched_is_invalid():
     assert broken(delivered(due_s, bunched_s)) == ["gap CV"]
 
 
+def test_an_even_load_with_some_jitter_is_as_even_for_a_queue():
+    """The bound is on the CV's square: 0.2 for 0 is close, 0.4 is not; 1.04 for 1 is close, 1.06 is not."""
+    rng = np.random.default_rng(3)
+    due_s = np.arange(5000) * 0.002
+    for spread, allowed in ((0.14, True), (0.3, False)):
+        sent_s = np.sort(due_s + rng.normal(0.01, spread * 0.002, len(due_s)))
+        assert broken(delivered(due_s, sent_s)) == ([] if allowed else ["gap CV"])
+
+
 def test_a_load_that_went_on_longer_is_invalid():
     due_s = np.cumsum(np.random.default_rng(3).exponential(0.01, 3000))
     assert "rate" not in broken(delivered(due_s, due_s * 1.04))

@@ -331,7 +331,7 @@ def test_content_is_always_a_token_and_no_piece_counts_twice(
 ):
     pieces = Pieces()
     for at, (kind, said, choice) in enumerate(drawn):
-        pieces.add(float(at), kind, int(kind is Kind.CONTENT), said=False, visible=False,
+        pieces.add(float(at), kind, int(kind is Kind.CONTENT), said=False,
                    usage=None if said < 0 else said, choice=choice)  # fmt: skip
     found = count_tokens(pieces, final, choices)
     times = found.times_s.tolist()

@@ -275,6 +275,15 @@ def test_the_requests_that_were_retried_are_listed():
     assert summary_of(tally, ok=3)["retried_requests"] == [2, 5]
 
 
+def test_lengths_that_are_not_exact_are_one_line_with_the_reason():
+    exact = summary_of(tally_of([record(0), record(1)]), ok=2)
+    assert "tokens:" not in summary_text(exact)
+    rows = [record(0, input_tokens=99), record(1, input_tokens=98), record(2, from_usage=False)]
+    summary = summary_of(tally_of(rows), ok=3) | {"inexact_prompts": "a word counts as a token"}
+    assert ("tokens: 2 of 3 prompts had another length than the plan's (a word counts as a token); output of 1 of 3 answers"
+            " is counted, since their usage does not say it\n") in summary_text(summary)  # fmt: skip
+
+
 def test_what_the_server_had_cached_and_guessed_is_one_line_where_it_says_so():
     summary = summary_of(tally_of([record(0)]), ok=1)
     assert "server:" not in summary_text(summary)

@@ -140,7 +140,7 @@ def hour(**given: object) -> tuple[float, float]:
 def test_bursts_are_automatic_for_the_one_class_and_their_options_do_as_they_say() -> None:
     """Rates of an hour at 150/s: one standard error is about 0.6 %, so 3 % is 5 of them."""
     rate, dispersion = hour(model_class="Dense_lt10B")
-    without, plain = hour(model_class="Dense_lt10B", disable_parametric_nb_lt10b=True)
+    without, plain = hour(model_class="Dense_lt10B", disable_parametric_nb=True)
     kept, _ = hour(model_class="Dense_lt10B", gamma_fitted_to="requests")
     _, slotted = hour(model_class="Dense_lt10B", nb_mode="slot")
     scaled, _ = hour(model_class="Dense_lt10B", rate_scale="0.5")
@@ -162,11 +162,9 @@ def test_another_class_has_bursts_where_a_file_is_named() -> None:
 def test_a_bursty_class_without_its_file_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "gamma").mkdir()
     (tmp_path / "gamma" / "Dense_lt10B_gamma_5min.csv").write_text("gamma_shape,gamma_scale\n0.3,60\n")
-    with pytest.raises(InputError, match="--disable-parametric-nb-lt10b does without"):
+    with pytest.raises(InputError, match="--disable-parametric-nb does without"):
         parametric_plan(model_class="Dense_lt10B", parametric_data_root=str(tmp_path))
-    plan = parametric_plan(
-        model_class="Dense_lt10B", parametric_data_root=str(tmp_path), disable_parametric_nb_lt10b=True
-    )
+    plan = parametric_plan(model_class="Dense_lt10B", parametric_data_root=str(tmp_path), disable_parametric_nb=True)
     assert plan.limited(10).requests == 10
 
 

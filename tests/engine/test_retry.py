@@ -105,5 +105,5 @@ def test_any_header_is_a_wait_or_none(value: bytes) -> None:
 
 @pytest.mark.parametrize("count", [-1, 101])
 def test_a_senseless_number_is_refused(count: int) -> None:
-    with pytest.raises(InputError, match=r"--retry-429 must lie in 0\.\.100"):
+    with pytest.raises(InputError, match=r"--rate-limit-retries must lie in 0\.\.100"):
         Retry429(count)

@@ -121,4 +121,4 @@ def test_workers_survive_a_dead_master_for_a_bounded_time(tmp_path: Path) -> Non
 def _locustfile() -> str:
     from runs import REPLAY
 
-    return REPLAY.read_text().replace("datasets", "no_datasets")
+    return REPLAY.read_text().replace("trace = SAMPLE_TRACE", "trace = None")

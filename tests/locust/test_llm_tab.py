@@ -177,6 +177,12 @@ def test_zoom_windows_hover_and_the_keyboard(tmp_path: Path):
             "return [...document.querySelectorAll('#fineserve figure')].map((found) => found.ariaLabel)"
         )
         assert "Time to first token, ms" in roles
+        buttons = browser.run("return [...document.querySelector('#fineserve .plot').querySelectorAll('.modebar-btn')]"
+                              ".map((button) => [button.dataset.title, button.tabIndex])")  # fmt: skip
+        assert {title for title, _ in buttons} == {
+            "Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Autoscale",
+        }  # fmt: skip
+        assert {place for _, place in buttons} == {-1}
 
         browser.open(f"{page.url}/?tab=llm", width=400, height=900)  # a phone
         browser.until(DRAWN)

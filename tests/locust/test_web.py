@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from pages import open_page, until
 from runs import cluster, outcomes, summary_of, truth, write_trace
 
+from fineserve_shapes.options import PROMPTS, RUN, SERVER, TRACE
 from fineserve_shapes.simulator.process import SimulatorProcess
+from fineserve_shapes.workload.traces.traceoptions import UNITS
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -87,11 +90,41 @@ def test_every_run_keeps_its_files_and_a_second_interrupt_cuts_the_last_one_shor
         assert len(rows) == summary["ledger"]["planned"] + 1
 
 
-def test_every_option_is_in_the_form_with_help_and_default(tmp_path: Path):
+def form_of(page: str) -> dict[str, dict[str, object]]:
+    """The fields that Locust's page shows beside its own, in their order."""
+    found = re.search(r"window.templateArgs = (.*)", page)
+    assert found is not None
+    fields: dict[str, dict[str, object]] = json.loads(found[1])["extra_options"]
+    return fields
+
+
+def test_the_form_has_what_most_runs_need_in_the_order_in_which_one_thinks(tmp_path: Path):
     with cluster(tmp_path) as locust:
-        page = open_page(locust).get("/")
-    for name in ("request_trace_csv", "time_scale", "timestamp_unit", "tokenizer", "progress_timeout", "output_file"):
-        assert f'"{name}": {{' in page
-    assert "above 1 is faster" in page
-    assert '"us"' in page  # the choices of --timestamp-unit, for the drop-down
-    assert "OPENAI_API_KEY" not in page
+        form = form_of(open_page(locust).get("/"))
+    assert list(form) == [
+        "model", "request_trace_csv", "timestamp_unit", "time_scale", "start_at", "duration", "num_prompts", "slo",
+        "max_concurrency", "request_log", "report", "output_file",
+    ]  # fmt: skip
+
+
+def test_the_whole_form_has_every_option_with_help_and_default_and_what_the_last_run_was_started_with(tmp_path: Path):
+    trace = write_trace(tmp_path / "trace.csv", [0.0, 0.01])
+    out = tmp_path / "out.jsonl"
+    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator, cluster(tmp_path) as locust:
+        page = open_page(locust, "--form", "all", "--output-file", out)
+        shown = page.get("/")
+        before = form_of(shown)
+        assert set(before) >= {option.dest for option in (*TRACE, *SERVER, *PROMPTS, *RUN)}
+        assert next(iter(before)) == "model"
+        assert before["timestamp_unit"]["choices"] == list(UNITS)
+        assert before["time_scale"]["help_text"] == "above 1 is faster: 60 replays an hour in a minute (default: 1)"
+        assert "OPENAI_API_KEY" not in shown
+        changed = {"request_trace_csv": str(trace), "time_scale": "2", "rate_limit_retries": "3", "insecure": True}
+        answer = page.swarm(host=simulator.url, **changed | {"insecure": "true"})
+        assert answer["success"] is True, answer
+        until(out.exists)
+        after = form_of(page.get("/"))
+    assert {name: field["default_value"] for name, field in after.items()} == {
+        **{name: field["default_value"] for name, field in before.items()},
+        **changed,
+    }

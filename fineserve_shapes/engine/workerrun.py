@@ -1,0 +1,194 @@
+"""Worker run: what a worker holds for one run. The next run has another one, so that nothing has to be set back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gevent.event import Event
+
+from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.engine.dispatch import Dispatcher
+from fineserve_shapes.engine.performing import Performer
+from fineserve_shapes.engine.recording import NOT_TOLD, record_of
+from fineserve_shapes.engine.spool import Spool
+from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.holder import LeaseHolder
+from fineserve_shapes.leases.lease import Lease, Row
+from fineserve_shapes.measure.measurements import Outbox
+from fineserve_shapes.measure.records import Records
+from fineserve_shapes.text import shorten
+
+GONE_S = 5.0  # a master that has not been heard for so long
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What the master says when a run begins.
+
+    start_s: the run's time 0 on the master's clock. warmup_s, token_times: see `Outbox`. logged: whether the master keeps
+    a request log, so that the worker keeps its records until the master has them.
+    """
+
+    run: str
+    start_s: float
+    warmup_s: float
+    logged: bool
+    token_times: bool
+
+    @classmethod
+    def unpack(cls, data: Any) -> Beginning:
+        """The message BEGIN. Raises MessageError."""
+        return cls(
+            messages.data_field(data, "run", str),
+            messages.data_field(data, "start_s", float),
+            messages.data_field(data, "warmup_s", float),
+            bool(messages.data_field(data, "logged", int)),
+            bool(messages.data_field(data, "token_times", int)),
+        )
+
+
+class WorkerRun:
+    """One run on a worker, from its beginning to its last report.
+
+    clock: this process's. offset_s: the master's clock less that, as it is known by now. local: the master is in this
+    process, which keeps no fence and no spool. worker: its name, for the file in which it may leave its records.
+    """
+
+    def __init__(
+        self,
+        beginning: Beginning,
+        performer: Performer,
+        clock: Callable[[], float],
+        offset_s: Callable[[], float],
+        *,
+        local: bool,
+        worker: str,
+    ) -> None:
+        self.id = beginning.run
+        self._start_s = beginning.start_s
+        self._performer = performer
+        self._clock_s = clock
+        self._offset_s = offset_s
+        self.holder = LeaseHolder(fenced=not local)
+        self._outbox = Outbox(beginning.warmup_s, beginning.token_times)
+        self._spool = Spool(self.id, worker, self._outbox) if beginning.logged and not local else None
+        self._told: dict[int, tuple[float, float]] = {}  # sent and first token, of requests that have not ended
+        self._unshown: list[tuple[Records, FloatArray]] = []
+        self._in_flight: Counter[int] = Counter()  # by stream
+        self._tokens_before = dict(performer.tokens_come())  # of runs before
+        performer.take_reads()  # likewise
+        self.draining = self.dismissed = False
+        self._drained = Event()
+        self._dispatcher = Dispatcher(self.holder, performer.prepare, self._perform, lambda: self.now_s)
+
+    @property
+    def shift_s(self) -> float:
+        """The run's time less this process's."""
+        return self._offset_s() - self._start_s
+
+    @property
+    def now_s(self) -> float:
+        """The run's time."""
+        return self._clock_s() + self.shift_s
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not ended."""
+        return self._dispatcher.in_flight
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether there are records that the master may not have."""
+        return self._spool is not None and bool(self.holder.unconfirmed)
+
+    def lease(self, lease: Lease) -> None:
+        """Rows to send, or a sign of life."""
+        rows = self.holder.lease(lease)
+        self._dispatcher.limit(lease.limit)
+        if self.draining:
+            self.holder.void()
+        else:
+            self._dispatcher.add(rows)
+
+    def report(self, payload: dict[str, Any] | None, *, leaving: bool) -> dict[str, Any]:
+        """What has come about since the last report, with what was taken of the measurements, packed."""
+        report = self.holder.report(
+            self.now_s,
+            payload,
+            late_s=self._dispatcher.take_late_s(),
+            leaving=self.draining or leaving,
+            load=self._dispatcher.load,
+        )
+        come = {
+            stream: tokens - self._tokens_before.get(stream, 0)
+            for stream, tokens in self._performer.tokens_come().items()
+        }
+        return messages.pack_report(report) | {
+            "run": self.id,
+            "in_flight": list(self._in_flight.items()),
+            "tokens_come": list(come.items()),
+            "reads": self._performer.take_reads().pack(),
+        }
+
+    def show(self) -> None:
+        """Hand on what was reported, to be shown in this process."""
+        unshown, self._unshown = self._unshown, []
+        for rows, itl_s in unshown:
+            self._performer.measured(rows, itl_s)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Send nothing more, and wait for what is in flight. Blocks. Whether this call was the first, so that a last
+        report is to follow; `drained` after it. Called again it waits for the first, or cuts it short (timeout 0)."""
+        if self.draining and timeout_s > 0:
+            self._drained.wait(timeout_s)
+            return False
+        self.draining = True
+        self._dispatcher.drain(timeout_s)
+        return True
+
+    def drained(self) -> None:
+        """The last report has been sent."""
+        self._drained.set()
+
+    def end_spool(self, *, leaving: bool) -> None:
+        """Unless the master has said that all is written, what it was told is left in a file: it may be gone."""
+        spool, self._spool = self._spool, None
+        if spool is None:
+            return
+        with contextlib.closing(spool):
+            heard = self.now_s - self.holder.seen_s < GONE_S
+            if not self.holder.unconfirmed and (self.dismissed or (leaving and heard)):
+                return
+            spool.leave()
+
+    def _perform(self, row: Row, prepared: Any, held_s: float) -> None:
+        now_s = self.now_s
+        self._outbox.sent(row.stream, now_s, now_s - row.due_s - held_s)
+        self._in_flight[row.stream] += 1
+        try:
+            result = self._performer.perform(self.id, row, prepared)
+        finally:
+            self._in_flight[row.stream] -= 1
+        self.holder.done(row.request, result.outcome)
+        error = None if result.outcome == "ok" else (result.outcome, shorten(result.error or ""))
+        shift_s = self.shift_s
+        told = self._told.pop(row.request, NOT_TOLD)
+        self._outbox.add(record_of(row, result, shift_s, held_s, told), result.chunk_times_s + shift_s, error)
+
+    def take(self) -> dict[str, Any] | None:
+        """What was measured since the last report, packed; it is still to be shown here."""
+        shift_s = self.shift_s
+        for request, sent_s, first_token_s in self._performer.first_tokens():
+            told = self._told[request.index] = sent_s + shift_s, first_token_s + shift_s
+            self._outbox.first(request.stream, request.due_s, *told, request.input_tokens)
+        if (taken := self._outbox.take()) is None:
+            return None
+        rows, itl_s, payload = taken
+        self._unshown.append((rows, itl_s))
+        if self._spool is not None:
+            self._spool.add(payload)
+        return payload
