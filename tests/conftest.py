@@ -18,3 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in REAL_PROCESSES and item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.flaky(reruns=2))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many reruns it took: a suite that passes by second chances is to be seen."""
+    terminalreporter.write_line(f"reruns: {len(terminalreporter.stats.get('rerun', []))}")

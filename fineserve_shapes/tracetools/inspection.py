@@ -99,12 +99,7 @@ def with_survey(figures: dict[str, Any], survey: TraceSurvey) -> dict[str, Any]:
     """The figures with what was read, kept and dropped."""
     return {
         "name": survey.name,
-        "rows": survey.rows,
-        "kept": survey.kept,
-        "filtered": survey.filtered,
-        "outside_slice": survey.outside_slice,
-        "dropped": dict(survey.dropped),
-        "clamped": dict(survey.clamped),
+        **survey.counts(),
         "timestamp_unit": survey.timestamp_unit,
         "unit_reason": survey.unit_reason,
         "prefix_block_tokens": survey.prefix_block_tokens,

@@ -58,13 +58,5 @@ def _details(trace: Trace) -> dict[str, Any]:
     survey = trace.survey
     known: dict[str, Any] = {"timestamp_unit": trace.opening.timestamp_unit}
     if survey is not None:
-        known |= {
-            "trace_span_s": survey.span_s,
-            "rows": survey.rows,
-            "kept": survey.kept,
-            "filtered": survey.filtered,
-            "outside_slice": survey.outside_slice,
-            "dropped": dict(survey.dropped),
-            "clamped": dict(survey.clamped),
-        }
+        known |= {"trace_span_s": survey.span_s, **survey.counts()}
     return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,17 @@ class TraceSurvey:
     warnings: tuple[str, ...]
     complete: bool
     prefix_block_tokens: int | None = None
+
+    def counts(self) -> dict[str, Any]:
+        """What became of the file's rows, as plain values."""
+        return {
+            "rows": self.rows,
+            "kept": self.kept,
+            "filtered": self.filtered,
+            "outside_slice": self.outside_slice,
+            "dropped": dict(self.dropped),
+            "clamped": dict(self.clamped),
+        }
 
     def line(self) -> str:
         """One paragraph for the log."""
