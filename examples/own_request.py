@@ -4,14 +4,14 @@ locust -f examples/own_request.py --headless -t 3s --num-prompts 5
 """
 
 import json
-from pathlib import Path
 
 from fineserve_shapes.shapes import ReplayShape
+from fineserve_shapes.shipped import SAMPLE_TRACE
 from fineserve_shapes.users import ChatUser, PlannedRequest
 
 
 class Replay(ReplayShape):
-    trace = Path(__file__).parent.parent / "datasets" / "replay" / "MoE_gt100B.csv"
+    trace = SAMPLE_TRACE
 
 
 class Tenant(ChatUser):

@@ -17,7 +17,7 @@ EVERY_S = 1.0
 
 class Volleys(PlanShape):
     mode = "volleys"
-    option_list = (Option("--volley-size", "requests at each whole second", "5"),)
+    option_list = (Option("--volley-size", "requests at once, in the middle of each second", "5"),)
 
     def plan(self, values: Values) -> Plan:
         size = values.count("--volley-size") or 5
@@ -27,9 +27,8 @@ class Volleys(PlanShape):
             for volley in count():
                 each = np.ones(size, dtype=np.int64)
                 index = volley * size + np.arange(size)
-                yield Block(
-                    index, each * volley * EVERY_S, input_tokens=64 * each, output_tokens=8 * each, stream=0 * each
-                )
+                due_s = each * (volley + 0.5) * EVERY_S
+                yield Block(index, due_s, input_tokens=64 * each, output_tokens=8 * each, stream=0 * each)
 
         return Plan(blocks, identity={"volley_size": size}, endless=True)
 

@@ -99,6 +99,8 @@ def _freedom(residuals: FloatArray) -> float:
     """
     b = len(residuals)
     squares = np.square(residuals)
+    if not squares.any():  # all blocks have the same share: there are no heaps
+        return b - 1
     kurtosis = b * float(np.square(squares).sum()) / float(squares.sum()) ** 2
     return min(b - 1, 2 * b / max(kurtosis - 1, 1e-9))
 

@@ -70,6 +70,11 @@ def test_false_alarms_are_as_rare_as_stated():
     assert alarms <= 400 * FALSE_ALARMS + 20
 
 
+def test_blocks_that_are_all_alike_are_worth_a_number_too():
+    """As many marked ones in each: nothing deviates, as with volleys at an even pace."""
+    assert 0 < effective(np.ones(16), np.full(16, 5.0), 0.99) <= 80
+
+
 @pytest.mark.parametrize("heap", [1, 5, 20])
 def test_requests_that_share_their_fate_are_worth_one(heap: int):
     """Heaps of k requests of one fate are worth 1/k as many requests, and never more than that by a tenth, on average."""
