@@ -32,7 +32,7 @@ from fineserve_shapes.workload.block import Block
 logger = logging.getLogger(__name__)
 
 ADVANCE_EVERY_S = 1.0
-MAX_AHEAD_S = 60.0  # of the master's clock: a worker that measures later than that is out of its mind
+MAX_AHEAD_S = 60.0  # of the master's clock: what a worker measures later than that is wrong
 
 
 @dataclass(frozen=True, slots=True)

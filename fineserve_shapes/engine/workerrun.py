@@ -167,7 +167,7 @@ class WorkerRun:
 
     def _perform(self, row: Row, prepared: Any, held_s: float) -> None:
         now_s = self.now_s
-        self._outbox.sent(row.stream, now_s, now_s - row.due_s - held_s)
+        self._outbox.sent(row.stream, now_s, row.due_s + held_s)
         self._in_flight[row.stream] += 1
         try:
             result = self._performer.perform(self.id, row, prepared)

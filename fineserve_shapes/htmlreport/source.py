@@ -187,7 +187,7 @@ def _rows(table: Any, outcome: IntArray) -> records.Records:
 
 def _sent(rows: records.Records) -> npt.NDArray[np.void]:
     sent = np.empty(len(rows), dtype=SENT)
-    sent["stream"], sent["sent_s"], sent["lag_s"] = rows["stream"], rows["sent_s"], records.lag_s(rows)
+    sent["stream"], sent["sent_s"], sent["due_s"] = rows["stream"], rows["sent_s"], rows["due_s"] + rows["held_s"]
     return sent
 
 

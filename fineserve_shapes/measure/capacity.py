@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special
 
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
@@ -116,6 +115,8 @@ class Search:
         """
         if self._low is None or self._high is None:
             return self._low
+        from scipy import optimize, special  # here: workers have no use for it, and it takes long to import
+
         allowed = 1 - self._slo_share
         steps = sorted(self._seen, key=lambda step: step[0])
         missed = np.array(

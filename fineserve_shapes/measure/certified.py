@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure import records
@@ -15,6 +14,7 @@ from fineserve_shapes.measure.blocks import Blocks
 from fineserve_shapes.measure.dependence import FALSE_ALARMS, dependent, effective
 from fineserve_shapes.measure.histogram import edges_s
 from fineserve_shapes.measure.ledger import OK
+from fineserve_shapes.measure.quantiles import binomial_quantile
 from fineserve_shapes.measure.shares import upper
 
 CONFIDENCE = 0.99
@@ -85,7 +85,7 @@ def order_statistic(requests: int, q: float, confidence: float = CONFIDENCE) -> 
 
     The smallest k with P(Binomial(n, q) <= k - 1) >= confidence.
     """
-    rank = int(stats.binom.ppf(confidence, requests, q)) + 1
+    rank = binomial_quantile(confidence, requests, q) + 1
     return rank if rank <= requests else None
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OK
+from fineserve_shapes.measure.quantiles import student_over_normal
 from fineserve_shapes.measure.slo import Slo
 
 CONFIDENCE = 0.95
@@ -91,7 +91,7 @@ def compare(
     rng = np.random.default_rng(0) if rng is None else rng
     runs = _Resampled(before, slo, rng), _Resampled(after, slo, rng)
     upper = (1 + confidence) / 2
-    stretch = math.sqrt(BLOCKS / (BLOCKS - 1)) * float(stats.t.ppf(upper, BLOCKS - 1) / stats.norm.ppf(upper))
+    stretch = math.sqrt(BLOCKS / (BLOCKS - 1)) * student_over_normal(upper, BLOCKS - 1)
     found = []
     for name in [name for name in runs[0].figures if name in runs[1].figures]:
         (left, lefts), (right, rights) = (run.figures[name] for run in runs)

@@ -22,7 +22,7 @@ HOLD_S = 10.0
 class Delivery:
     """Meters over the same time: of due times, and of times of sending.
 
-    allowed_lag_s: a request that left later than it was due by no more than that counts in the bin in which it was due.
+    allowed_lag_s: a request that left within that of when it was due counts in the bin in which it was due.
 
     Memory is that of the times of the last `HOLD_S` seconds. A time of sending that is told later still is counted at the
     latest time that was taken already, and in `told_late`.
@@ -39,10 +39,12 @@ class Delivery:
         """Rows are due then."""
         self._asked.add(due_s)
 
-    def sent(self, sent_s: FloatArray, lag_s: FloatArray) -> None:
-        """Requests left then, so late, in any order."""
+    def sent(self, sent_s: FloatArray, due_s: FloatArray) -> None:
+        """Requests left then, and should have left when they were due, in any order."""
         self._sent.add(sent_s)
-        self._counted.add(sent_s - np.clip(lag_s, 0.0, self._allowed_lag_s))
+        # a time that is within what is allowed is the due one to the last bit: it may be the border of a bin
+        allowed_s = self._allowed_lag_s
+        self._counted.add(np.clip(due_s, sent_s - allowed_s, sent_s + allowed_s))
 
     def advance(self, now_s: float) -> None:
         """It is that late in the run: what is due is due, and what was sent some seconds ago has been told."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import stats
 
 from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.measure.quantiles import student_over_normal
 
 FEWEST_BLOCKS = 12
 """Blocks are joined, two by two, as long as so many are left."""
@@ -52,7 +52,7 @@ def effective(marked: FloatArray, totals: FloatArray, confidence: float) -> floa
         if not 0 < p < 1:
             return n
         excess = max(float(_excess(m[np.newaxis], size, p)[0]), 1.0)
-        student = float(stats.norm.ppf(confidence) / stats.t.ppf(confidence, _freedom(m - p * size)))
+        student = 1 / student_over_normal(confidence, _freedom(m - p * size))
         found = min(found, n / excess * student**2)
     return found
 

@@ -23,8 +23,8 @@ EARLIEST_S = -60.0
 _MOMENTS = ("due_s", "sent_s", "first_token_s", "first_visible_s", "last_token_s", "end_s")
 
 
-SENT = np.dtype([("stream", "<i2"), ("sent_s", "<f8"), ("lag_s", "<f4")])
-"""Requests that left, and how late: told at once, since their record comes only with their end."""
+SENT = np.dtype([("stream", "<i2"), ("sent_s", "<f8"), ("due_s", "<f8")])
+"""Requests that left, and when they should have: told at once, since their record comes only with their end."""
 
 FIRST = np.dtype(
     [("stream", "<i2"), ("due_s", "<f8"), ("sent_s", "<f8"), ("first_token_s", "<f8"), ("asked_input", "<i4")]
@@ -73,7 +73,7 @@ class Measurements:
             and all((values["stream"] >= 0).all() for values in (rows, sent, gaps, first))
             and all(np.isfinite(rows[name]).all() for name in ("due_s", "sent_s", "end_s"))
             and np.isfinite(sent["sent_s"]).all()
-            and np.isfinite(sent["lag_s"]).all()
+            and np.isfinite(sent["due_s"]).all()
             and (np.isfinite(rows["held_s"]) & (rows["held_s"] >= 0)).all()
             and not any((rows[name] < EARLIEST_S).any() or np.isinf(rows[name]).any() for name in _MOMENTS)
             and (sent["sent_s"] >= EARLIEST_S).all()
@@ -133,9 +133,9 @@ class Outbox:
         """The first token of an answer has come, which goes on."""
         self._first.append((stream, due_s, sent_s, first_token_s, asked_input))
 
-    def sent(self, stream: int, sent_s: float, lag_s: float) -> None:
-        """A request leaves, so much later than it was due (what it was held back apart)."""
-        self._sent.append((stream, sent_s, lag_s))
+    def sent(self, stream: int, sent_s: float, due_s: float) -> None:
+        """A request leaves; it should have at `due_s`, when it was due or was no longer held back."""
+        self._sent.append((stream, sent_s, due_s))
 
     def add(self, record: Mapping[str, Any], chunk_times_s: FloatArray, error: tuple[str, str] | None) -> None:
         """One request has ended: its record by field, when its chunks came, and (outcome, text) if it failed."""

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.measure.quantiles import student
 
 BATCHES = 16
 
@@ -53,5 +53,5 @@ def growth(at_s: FloatArray, in_flight: FloatArray, confidence: float = 0.99) ->
     batch_s = float(times_s[-1] - times_s[0]) / len(steps)
     slope = float(steps.mean()) / batch_s
     error = float(steps.std(ddof=1)) / math.sqrt(len(steps)) / batch_s
-    margin = float(stats.t.ppf(confidence, len(steps) - 1)) * error
+    margin = student(confidence, len(steps) - 1) * error
     return Growth(slope, slope - margin, slope + margin)

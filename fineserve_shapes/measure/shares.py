@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from fineserve_shapes.arrays import FloatArray
 
@@ -20,6 +19,8 @@ def upper(marked: npt.ArrayLike, of: npt.ArrayLike, confidence: float) -> FloatA
     """
     x, n = np.broadcast_arrays(np.asarray(marked, dtype=np.float64), np.asarray(of, dtype=np.float64))
     open_above = x < n
+    from scipy import special
+
     found = special.betaincinv(x + 1, np.where(open_above, n - x, 1.0), confidence)
     return np.where(open_above, found, 1.0)
 

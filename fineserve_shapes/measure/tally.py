@@ -61,7 +61,7 @@ class Tally:
         """The same in steps to be taken one after the other, so that other work can be done in between."""
         return [
             lambda: self.series.add(measured),
-            lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["lag_s"]),
+            lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["due_s"]),
             lambda: self._add_to_totals(measured),
             lambda: self.tails.add(measured.records[measured.records["due_s"] >= self.warmup_s]),
         ]

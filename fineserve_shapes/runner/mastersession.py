@@ -157,9 +157,14 @@ class MasterSession:
 
     def _turn(self) -> None:
         """End the run, and begin the next if there is one."""
-        self._conductor.finish()
-        summary = self._conductor.summary
         self._ended = True
+        try:
+            self._conductor.finish()
+        except Exception:  # the test must end all the same
+            logger.exception("the end of the run failed")
+            self._environment.process_exit_code = EXIT_FAILED
+            return
+        summary = self._conductor.summary
         if summary is None or summary["error"] is not None or self._stopping or self._runs is None:
             return
         try:

@@ -39,7 +39,7 @@ def measurements(
     outbox = Outbox(warmup_s, token_times)
     for row in rows:
         told = from_rows([row])[0]
-        outbox.sent(int(told["stream"]), float(told["sent_s"]), float(told["sent_s"] - told["due_s"] - told["held_s"]))
+        outbox.sent(int(told["stream"]), float(told["sent_s"]), float(told["due_s"] + told["held_s"]))
         outbox.add(
             dict(zip(RECORD.names, row, strict=True)),
             np.linspace(told["first_token_s"], told["last_token_s"], int(told["chunks"])),

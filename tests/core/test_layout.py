@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -134,3 +136,10 @@ def test_no_two_classes_have_one_name():
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_is_long(path: Path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_a_worker_imports_nothing_that_makes_plans_or_summaries():
+    """It takes half a second or more, in each worker."""
+    code = "import sys, fineserve_shapes.shapes, fineserve_shapes.users; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"scipy", "pandas", "transformers", "plotly", "matplotlib"} & set(done.stdout.split())

@@ -53,7 +53,7 @@ def a_report(run: str) -> dict[str, Any]:
     holder, outbox = LeaseHolder(), Outbox()
     holder.done(0, "ok")
     holder.done(1, "timeout")
-    outbox.sent(0, 0.1, 0.001)
+    outbox.sent(0, 0.1, 0.099)
     taken = outbox.take()
     report = messages.pack_report(holder.report(0.2, None if taken is None else taken[2]))
     return report | {
