@@ -260,7 +260,7 @@ def test_hostile_text_is_only_text(tmp_path: Path):
         thread.start()
         try:
             host = f"http://127.0.0.1:{server.server_port}"
-            page = open_page(locust, "--host", host, "--report", report)
+            page = open_page(locust, "--host", host, "--report", report, "--skip-preflight", "--model", MARKUP)
             start(page, host, trace)
             browser.open(f"{page.url}/?tab=llm")
             browser.until(OVER)
@@ -300,11 +300,11 @@ def test_prometheus_finds_the_figures(tmp_path: Path):
     trace = write_trace(tmp_path / "trace.csv", bursts(2), output_tokens=5)
     with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator, cluster(tmp_path) as locust:
         page = open_page(locust, "--host", simulator.url, "--prometheus-port", "0")
-        log = locust.await_output(locust.processes[0], "Prometheus finds the figures at")
-        own = log.split("Prometheus finds the figures at ")[1].split()[0]
+        log = locust.await_output(locust.processes[0], "Prometheus finds the figures at http")
+        own = log.split("Prometheus finds the figures at http")[1].split()[0]
         start(page, simulator.url, trace)
         until(lambda: 'fineserve_requests_total{outcome="ok",stream="0"} 50.0' in page.get("/fineserve/metrics"))
-        with urllib.request.urlopen(own, timeout=30) as response:
+        with urllib.request.urlopen(f"http{own}", timeout=30) as response:
             text = response.read().decode()
         assert 'fineserve_ttft_seconds_count{stream="0"} 50.0' in text
         assert 'fineserve_ttft_seconds_bucket{le="+Inf",stream="0"} 50.0' in text
