@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import gevent
@@ -96,6 +97,8 @@ ROWS = [Row(0.0, 0, 7, 3, 0), Row(0.0, 1, 7, 3, 0), Row(0.0, 2, 7, 3, 0)]
 @pytest.fixture(autouse=True)
 def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # a process that has loaded the whole suite takes a third of a second to collect, in which no test goes on
+    monkeypatch.setattr("fineserve_shapes.engine.worker.gc", SimpleNamespace(collect=int, freeze=int, unfreeze=int))
 
 
 @pytest.mark.parametrize("taken", ["nothing", "a part", "all, and then it fell silent"])

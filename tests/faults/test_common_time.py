@@ -40,7 +40,9 @@ def test_workers_send_on_time_though_their_clocks_are_seconds_off_and_drift(tmp_
     assert account(tmp_path, run.requests) == {"ok": run.requests}, done.output
     workers = workers_of(tmp_path)
     assert np.allclose(sorted(facts["offset_s"] for facts in workers.values()), [-7.5, 0, 3600], atol=0.02)
-    assert all(0 < facts["uncertainty_s"] < 0.02 for facts in workers.values())
+    uncertain_s = sorted(facts["uncertainty_s"] for facts in workers.values())
+    assert uncertain_s[0] == 0  # one clock is the master's
+    assert 0 < uncertain_s[1] <= uncertain_s[2] < 0.02
     rows = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
     late_s = np.array([row["received_s"] - int(row["request_id"].split("-")[1]) / RATE_RPS for row in rows])
     assert np.quantile(late_s, 0.95) - np.quantile(late_s, 0.05) < 0.05

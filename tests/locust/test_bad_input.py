@@ -48,7 +48,7 @@ def refusal(folder: Path, *arguments: object) -> str:
         (["--request-rate", "5"], "--request-rate belongs to poisson.py: this locustfile does not read it"),
         (["--threshold", "p99_ttft<1"], "the summary has no figure 'p99_ttft', did you mean p99_ttft_ms?"),
         (["--threshold", "fast"], "--threshold must be a figure of the summary"),
-        (["--slo-share", "95"], "--slo-share must lie between 0 and 1"),
+        (["--slo-share", "95"], "--slo-share must be a share such as 0.05 or 5%, got '95'"),
         (["--fail-if-slo-missed"], "--fail-if-slo-missed needs an SLO"),
         (["--host", "ftp://example"], "(--host)"),
         (["--host", NOWHERE], "cannot reach http://127.0.0.1:9: connection refused (--host)"),

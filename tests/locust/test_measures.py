@@ -111,7 +111,7 @@ def test_merged_figures_are_those_of_the_records_and_near_the_truth(tmp_path: Pa
     assert fidelity["told_late"] == 0
     assert len(fidelity["workers"]) == 3
     for worker in fidelity["workers"].values():
-        assert 0 < worker["uncertainty_s"] < 0.02
+        assert worker["uncertainty_s"] == 0  # one machine, one clock
         assert worker["loop_delay_p99_ms"] >= worker["loop_delay_p50_ms"] > 0
         assert worker["sent"] > 100
 
@@ -256,7 +256,7 @@ def test_locusts_tables_stay_away_unless_they_are_asked_for(tmp_path: Path):
     [
         (["--slo", "ttft"], "--slo ttft must be a duration above 0 with its unit"),
         (["--max-lag", "5"], "--max-lag must be a duration above 0 with its unit"),
-        (["--max-lag-share", "2"], "(--max-lag-share)"),
+        (["--max-lag-share", "2"], "--max-lag-share must be a share such as 0.05 or 5%"),
         (["--request-log", "log.txt"], "must end in .parquet, .jsonl, .csv (--request-log)"),
         (["--request-log", "no/such/folder.csv"], "(--request-log)"),
         (["--warmup-requests", "-1"], "--warmup-requests must lie between 0 and 100000, got -1"),
