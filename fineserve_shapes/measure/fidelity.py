@@ -14,6 +14,10 @@ from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.totals import Totals, distribution, ms
 
 SPREAD = "send fewer requests from each process, or start more workers (--processes)"
+STRAGGLERS = 1
+"""So many values above a bound on p99 are passed over, however few there are: in a short run one is no p99."""
+SHARED_READS = 3
+"""Likewise of reads that held several tokens."""
 MEDIAN_SHARE = 0.2
 """The bound on the median of an error, as a share of the bound on its p99."""
 
@@ -131,7 +135,7 @@ def judge(
     reasons = [
         *_unsent(accounts),
         *([f"lag p99 is {_ms(lag_p99_s)}, above {_ms(max_lag_s)}: {SPREAD}"]
-          if lag_p99_s is not None and lag_p99_s > max_lag_s else []),
+          if lag_p99_s is not None and _exceeds(totals.lag, 0.99, max_lag_s) else []),
         *(_other_load(load, limits) if delivery.finished and not totals.held.count else []),
         *_late_reads(reads, totals, limits),
         *_unstamped(workers, limits),
@@ -205,16 +209,21 @@ def _differs(name: str, asked: float, sent: float) -> str:
 def _late_reads(reads: Reads, totals: Totals, limits: Limits) -> Iterator[str]:
     """Where tokens waited so long to be read that their times are not their own."""
     for q, name, limit_s in ((0.5, "median", MEDIAN_SHARE * limits.ttft_s), (0.99, "p99", limits.ttft_s)):
-        unsure_s = reads.first_unsure.quantile(q)
-        if unsure_s is not None and unsure_s > limit_s:
+        if _exceeds(reads.first_unsure, q, limit_s):
+            unsure_s = reads.first_unsure.quantile(q)
             yield (f"first tokens were read late, together with later ones: their times can be off by {_ms(unsure_s)}"
                    f" ({name}), above {_ms(limit_s)}: {SPREAD}")  # fmt: skip
             return
     gap_s = totals.latencies["tpot"].quantile(0.1)  # a usual short one; gaps between tokens read together are no guide
     share = None if gap_s is None else reads.unsure_share(gap_s / 2)
-    if share is not None and share > limits.shared:
+    if share is not None and share > limits.shared and share * reads.delay.count > SHARED_READS:
         yield (f"{share:.1%} of the reads held several tokens of a stream that may have waited for more than half a token"
                f" gap ({_ms(gap_s)}), above {limits.shared:.0%}, so that ITL is not the server's: {SPREAD}")  # fmt: skip
+
+
+def _exceeds(values: Histogram, q: float, limit_s: float) -> bool:
+    """Whether a quantile lies above a bound, and by more than a straggler."""
+    return values.above(limit_s) > max(STRAGGLERS, (1 - q) * values.count)
 
 
 def _unstamped(workers: Mapping[str, Process], limits: Limits) -> Iterator[str]:

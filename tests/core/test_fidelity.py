@@ -159,6 +159,19 @@ def test_many_reads_of_several_tokens_make_it_invalid_unless_the_server_sent_the
     assert verdict(run_of(), a=reader([0.0], late[:9], 991))["verdict"] == "valid"
 
 
+def test_one_straggler_in_a_short_run_is_no_p99():
+    """Fifteen requests, of which one was late, or its first token: p99 of so few is the largest."""
+    assert verdict(run_of(), a=reader([0.0] * 14 + [20.0], [20.0] * 3, 130))["verdict"] == "valid"
+    assert verdict(run_of(), a=reader([0.0] * 13 + [20.0] * 2, [20.0], 130))["verdict"] == "invalid"
+    for late, expected in ((1, "valid"), (2, "invalid")):
+        tally = Tally()
+        rows = [record(i, sent_s=0.1 * i + (0.02 if i < late else 0.001)) for i in range(15)]
+        tally.plan(np.zeros(15, dtype=np.int64), 0.1 * np.arange(15))
+        tally.add(measurements(rows))
+        tally.delivery.finish(1.5)
+        assert verdict(tally)["verdict"] == expected
+
+
 def test_without_stamps_a_busy_loop_makes_it_invalid():
     busy = Process(uncertainty_s=0.0)
     busy.loop_delay.record(np.full(100, 0.02))
