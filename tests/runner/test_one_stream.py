@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeEnvironment
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline, options
 from fineserve_shapes.leases.book import LeaseBook
 from fineserve_shapes.planning.synthesis import ended, parametric, poisson
 from fineserve_shapes.runner.performer import UserPerformer
@@ -25,7 +25,7 @@ GIVEN = ["--skip-preflight", "--model", "m", "--num-prompts", "60"]
 
 def parsed(asked: tuple[options.Option, ...], *given: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    options.add(parser, (*asked, *options.SERVER, *options.PROMPTS, *options.RUN), environment=False)
+    commandline.add(parser, (*asked, *options.SERVER, *options.PROMPTS, *options.RUN), environment=False)
     return parser.parse_args([*GIVEN, *given])
 
 
