@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +172,20 @@ PARAMETRIC = (
     *_PREFIXES,
 )  # fmt: skip
 
+CAPACITY = (
+    Option("--workload", "what is sent, and when: a locustfile's name", "poisson"),
+    Option("--start-scale", "scale of the first step: 2 is the workload twice as fast", "1"),
+    Option("--min-scale", "the lowest scale to be tried", "0.015625"),
+    Option("--max-scale", "the highest scale to be tried", "64"),
+    Option("--step-requests", "a step's requests at most, once settled; by default 50 over the share that may miss"),
+    Option("--step-time", "a step's seconds at most, once settled, in place of --step-requests"),
+    Option("--settle", "seconds from a step's start whose requests count nowhere; longer than most answers take", "30"),
+    Option("--max-steps", "the search ends after so many steps", "20"),
+    Option("--scales", "a sweep in place of a search: these scales, such as 0.5,1,2,4"),
+    Option("--rates", "a sweep in place of a search: these rates in requests per second, such as 1,2,4,8"),
+    Option("--compare-burstiness", "in place of a search a run for each of several kinds of arrivals, at one rate", None),
+)  # fmt: skip
+
 RUN = (
     Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends",
@@ -239,6 +253,7 @@ HOMES = (
     ("replay.py", TRACE),
     ("poisson.py", POISSON),
     ("parametric.py", PARAMETRIC),
+    ("capacity.py", CAPACITY),
     ("CompletionUser and ChatUser", (*SERVER, *PROMPTS)),
 )
 """Which locustfile, or class, reads which options."""
@@ -359,8 +374,9 @@ def drain_timeout_s(values: Values) -> float:
     return values.number_or("--drain-timeout", DRAIN_TIMEOUT_S)
 
 
-def thresholds(values: Values, slo: Slo | None) -> list[Threshold]:
-    """What the summary is to be held against. Raises InputError, before the run, for figures that no summary has too."""
+def thresholds(values: Values, slo: Slo | None, extra: Mapping[str, Any] | None = None) -> list[Threshold]:
+    """What the summary is to be held against. Raises InputError, before the run, for figures that no summary has too.
+    extra: entries that the summary of this run has beside those of any."""
     found = Threshold.parse_all(values.text("--threshold") or "")
     share = checked_share(values.share("--slo-share") or 0.99)
     if values.switch("--fail-if-slo-missed"):
@@ -368,7 +384,7 @@ def thresholds(values: Values, slo: Slo | None) -> list[Threshold]:
             raise InputError("--fail-if-slo-missed needs an SLO, such as --slo ttft=500ms")
         found.append(Threshold("goodput.share", ">=", share))
     if found:
-        nothing = of_nothing(slo)
+        nothing = of_nothing(slo) | dict(extra or {})
         for one in found:
             one.check(nothing)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,7 @@ from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.runner import startform
+from fineserve_shapes.runner.step import Step
 from fineserve_shapes.shipped import DATASETS
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
@@ -27,11 +29,16 @@ if TYPE_CHECKING:
     from fineserve_shapes.planning.synthesis import Synthesis
     from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
 
-__all__ = ["Block", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "SyntheticShape", "Values"]
+__all__ = [
+    "Block", "CapacityShape", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "Step",
+    "SyntheticShape", "Values",
+]  # fmt: skip
 
 # What makes plans is imported where a plan is made: it takes half a second, and workers need none of it.
 
 logger = logging.getLogger(__name__)
+
+_FOR_EVER_S = "1e12"
 
 
 class PlanShape(LoadTestShape):
@@ -57,11 +64,16 @@ class PlanShape(LoadTestShape):
             events.init_command_line_parser.add_listener(cls._add_options)
             events.init.add_listener(cls._bind)
 
+    @classmethod
+    def options(cls) -> tuple[options.Option, ...]:
+        """The options that the class reads."""
+        return cls.option_list
+
     def plan(self, values: Values) -> Plan:
         """The plan of a run with these options. Raises InputError where there is none."""
         raise NotImplementedError
 
-    def runs(self, values: Values) -> Generator[Plan, dict[str, Any], None]:
+    def runs(self, values: Values) -> Generator[Plan | Step, dict[str, Any], None]:
         """The runs of a test, one after the other: by default one, with `plan`.
 
         Each is a run of its own, with its ledger, verdict and files. What comes back for a plan is the summary of its run
@@ -72,6 +84,8 @@ class PlanShape(LoadTestShape):
                     summary = yield self.plan(values).faster(rate_rps)
                     if summary["fidelity"]["verdict"] != "valid":
                         return
+
+        A run that ends by itself when it has seen enough, or adds to its summary, is a `Step` in place of a plan.
         """
         yield self.plan(values)
 
@@ -88,7 +102,7 @@ class PlanShape(LoadTestShape):
     @classmethod
     def _add_options(cls, parser: Any, **_: Any) -> None:
         users = [option for user_class in _subclasses(ArrivalUser) for option in user_class.options()]
-        startform.add_options(parser, (*cls.option_list, *users, *options.RUN))
+        startform.add_options(parser, (*cls.options(), *users, *options.RUN))
         options.listen_to_this_machine(parser)
         options.explain_unknown(parser)
 
@@ -198,6 +212,50 @@ class ParametricShape(SyntheticShape):
         from fineserve_shapes.planning.synthesis import parametric
 
         return self._logged(parametric(values, self.datasets), values)
+
+
+class CapacityShape(PlanShape):
+    """Searches the highest load that keeps to an SLO: the same workload, faster or slower in each run.
+
+    workloads: the shapes whose plans can be searched with, known to --workload by their `mode`.
+
+        class Capacity(CapacityShape):
+            workloads = (*CapacityShape.workloads, Volleys)  # a shape of one's own, with `abstract = True`
+    """
+
+    abstract = True
+    mode = "capacity"
+    workloads: ClassVar[tuple[type[PlanShape], ...]] = (ReplayShape, PoissonShape, ParametricShape)
+
+    @classmethod
+    def options(cls) -> tuple[options.Option, ...]:
+        """Those of the search, and all of the workloads'."""
+        modes = tuple(shape.mode for shape in cls.workloads)
+        chosen, *others = options.CAPACITY
+        return (
+            replace(chosen, choices=modes, default=chosen.default if chosen.default in modes else modes[0]), *others,
+            *(option for shape in cls.workloads for option in shape.options()),
+        )  # fmt: skip
+
+    def plan(self, values: Values) -> Plan:
+        """The workload at scale 1; it has no end where it can go on for ever: each step has its own."""
+        named = values.text("--workload") or self.workloads[0].mode
+        return self._shape_named(named)().plan(values.having(run_time=_FOR_EVER_S))
+
+    def runs(self, values: Values) -> Generator[Plan | Step, dict[str, Any], None]:
+        """The steps."""
+        from fineserve_shapes.planning.stretch import Stretch
+        from fineserve_shapes.runner.searchoptions import SearchOptions, searching
+
+        asked = SearchOptions.read(values)
+        stretch = Stretch(asked.settle_s, asked.step_requests, asked.step_time_s, asked.fewest)
+        yield from searching(asked, self.plan(values), stretch.of).runs()
+
+    def _shape_named(self, name: str) -> type[PlanShape]:
+        for shape in self.workloads:
+            if shape.mode == name:
+                return shape
+        raise InputError(f"--workload is one of {', '.join(shape.mode for shape in self.workloads)}, got {name!r}")
 
 
 def _subclasses(base: type) -> list[Any]:

@@ -20,7 +20,7 @@ DATASETS = _folder("datasets")
 """With the folders `replay` (sample traces) and `Parametric` (windows and bursts)."""
 SAMPLE_TRACE = DATASETS / "replay" / "MoE_gt100B.csv"
 
-STORIES = ("replay", "poisson", "parametric")
+STORIES = ("replay", "poisson", "parametric", "capacity")
 """The names of the locustfiles."""
 
 

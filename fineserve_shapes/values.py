@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ class Values:
 
     def __init__(self, parsed: Any) -> None:
         self._parsed = parsed
+
+    def having(self, **attributes: str) -> Values:
+        """The same with other texts for some options, by the attributes that hold them."""
+        return Values(Namespace(**vars(self._parsed) | attributes))
 
     def text(self, flag: str) -> str | None:
         """What was typed, or None."""
@@ -56,6 +61,17 @@ class Values:
         if value < 0:
             raise InputError(f"{flag} must not be negative, got {value:g}")
         return value
+
+    def numbers(self, flag: str) -> list[float]:
+        """Finite numbers above 0 with commas between them; empty where none was given."""
+        text = self.text(flag)
+        try:
+            found = [] if text is None else [float(part.replace("_", " ")) for part in text.split(",")]
+        except ValueError:
+            found = [math.nan]
+        if not all(0 < value < math.inf for value in found):
+            raise InputError(f"{flag} must be numbers above 0 with commas between them, such as 1,2,4, got {text!r}")
+        return found
 
     def duration_s(self, flag: str) -> float | None:
         """A duration with its unit, such as 10ms."""

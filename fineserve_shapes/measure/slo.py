@@ -55,6 +55,10 @@ class Slo:
             good &= (met | np.isnan(value_s)) if name == "tpot" else met
         return good
 
+    def tighter(self, factor: float) -> Slo:
+        """The same with each bound divided by the factor."""
+        return Slo(tuple((name, limit_s / factor) for name, limit_s in self.limits_s))
+
     def as_dict(self) -> dict[str, float]:
         """The bounds in milliseconds: `{"ttft_ms": 500.0}`."""
         return {f"{name}_ms": 1e3 * limit_s for name, limit_s in self.limits_s}

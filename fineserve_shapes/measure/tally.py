@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,11 +18,21 @@ from fineserve_shapes.measure.steady import Window
 from fineserve_shapes.measure.totals import Totals
 
 
+class Follower(Protocol):
+    """What else is fed with what a tally is fed with."""
+
+    def plan(self, due_s: FloatArray) -> None:
+        """Rows of the plan, in time order, are due then."""
+
+    def add(self, measured: Measurements) -> None:
+        """What a worker measured."""
+
+
 class Tally:
     """Totals by stream, the series, the tails of all streams together, and the load asked for beside the load delivered.
 
     slo: what makes an answer good. warmup_s: rows due before that time stay out of totals and tails (their errors do not);
-    the series has them.
+    the series has them. followers: see `Follower`; none by default.
     """
 
     def __init__(self, slo: Slo | None = None, warmup_s: float = 0.0, allowed_lag_s: float = 0.0) -> None:
@@ -32,6 +43,7 @@ class Tally:
         self.tails = Tails()
         self.streams: dict[int, Totals] = {}
         self.planned_in_warmup = 0
+        self.followers: list[Follower] = []
 
     @property
     def total(self) -> Totals:
@@ -51,6 +63,8 @@ class Tally:
         self.series.plan(streams, due_s)
         self.delivery.plan(due_s)
         self.planned_in_warmup += int(np.searchsorted(due_s, self.warmup_s))
+        for follower in self.followers:
+            follower.plan(due_s)
 
     def add(self, measured: Measurements) -> None:
         """What a worker measured."""
@@ -64,6 +78,7 @@ class Tally:
             lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["due_s"]),
             lambda: self._add_to_totals(measured),
             lambda: self.tails.add(measured.records[measured.records["due_s"] >= self.warmup_s]),
+            *(partial(follower.add, measured) for follower in self.followers),
         ]
 
     def _add_to_totals(self, measured: Measurements) -> None:
