@@ -61,7 +61,7 @@ class SearchOptions:
         needed = 1 if slo is None else fewest(share)
         requests, time_s = values.count("--step-requests"), values.number("--step-time")
         if requests is None and time_s is None:
-            requests = max(math.ceil(MISSES / (1 - share)), needed)
+            requests = max(math.ceil(round(MISSES / (1 - share), 6)), needed)
         return cls(
             workload=values.text("--workload") or "poisson",
             slo=None if slo is None else Slo.parse(slo),

@@ -12,7 +12,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.planning.stretch import Stretch
 
 
-@given(st.floats(0, 50), st.integers(1, 3_000), st.floats(0.1, 10))
+@given(st.floats(0, 50), st.integers(2, 3_000), st.floats(0.1, 10))
 def test_it_has_so_many_requests_after_settling_at_any_scale(settle_s: float, requests: int, scale: float):
     plan, longest_s = Stretch(settle_s, requests, None, 1).of(endless().faster(scale))
     due_s = read(plan).due_s
