@@ -123,3 +123,14 @@ def _bounds(values: FloatArray) -> tuple[float | None, float | None]:
     margin = student((1 + CONFIDENCE) / 2, BATCHES - 1) * float(means.std(ddof=1)) / math.sqrt(BATCHES)
     mean = float(np.mean(means))
     return max(mean - margin, 0.0), mean + margin
+
+
+CAPACITY_NAMES = frozenset(capacity_figures(None, (), None, None, 0.5, workload="", finished=False))
+"""What there is of a search."""
+STEP_NAMES = frozenset({
+    "run", "scale", "rate_rps", "requests", "seconds", "verdict", "reasons", "decision", "why",
+    "slo_share", "slo_share_low", "slo_share_high", *_LATENCIES,
+    "goodput_rps", "goodput_low_rps", "goodput_high_rps",
+    "output_throughput", "output_throughput_low", "output_throughput_high",
+})  # fmt: skip
+"""What there is of a step."""

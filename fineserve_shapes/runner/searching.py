@@ -123,6 +123,7 @@ class SearchStep(Step):
         self._blocks = None if sought.slo is None else DueBlocks(sought.slo, min(1.0, longest_s / BLOCKS))
         self._look = 0 if sought.early else len(LOOKS) - 1
         self._decision: Decision | None = None
+        self._concluded = False
 
     def begin(self, run: Run) -> None:
         """Have requests counted by when they were due."""
@@ -153,6 +154,7 @@ class SearchStep(Step):
             decision = Decision(Verdict.INVALID, "; ".join(fidelity["reasons"]))
         figures = step_figures(summary, run.tally, self._scale, self.plan.rate_rps, decision)
         self.final = self._searching.taken(decision, figures)
+        self._concluded = True
         summary["capacity"] = self._searching.figures(finished=self.final)
 
     def line(self) -> str | None:
@@ -162,7 +164,9 @@ class SearchStep(Step):
 
     def shown(self) -> dict[str, Any]:
         """The curve so far."""
-        return {"capacity": self._searching.figures(finished=self.final), "scale": self._scale}
+        return {
+            "capacity": self._searching.figures(finished=self.final), "scale": self._scale, "done": self._concluded,
+        }  # fmt: skip
 
     @property
     def _decided(self) -> bool:
