@@ -19,15 +19,18 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.runner import startform
 from fineserve_shapes.runner.step import Step
-from fineserve_shapes.shipped import DATASETS
+from fineserve_shapes.shipped import DATASETS, SAMPLE_TRACE
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
+    from fineserve_shapes.planning.stretch import Stretch
     from fineserve_shapes.planning.synthesis import Synthesis
     from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
+    from fineserve_shapes.runner.comparing import Comparing
+    from fineserve_shapes.runner.searchoptions import SearchOptions
 
 __all__ = [
     "Block", "CapacityShape", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "Step",
@@ -249,7 +252,20 @@ class CapacityShape(PlanShape):
 
         asked = SearchOptions.read(values)
         stretch = Stretch(asked.settle_s, asked.step_requests, asked.step_time_s, asked.fewest)
-        yield from searching(asked, self.plan(values), stretch.of).runs()
+        if values.switch("--compare-burstiness"):
+            yield from self._comparing(asked, stretch, values).runs()
+        else:
+            yield from searching(asked, self.plan(values), stretch.of).runs()
+
+    def _comparing(self, asked: SearchOptions, stretch: Stretch, values: Values) -> Comparing:
+        """A run for each kind of arrivals, with the workload's requests, at the rate of --start-scale."""
+        from fineserve_shapes.planning.burstiness import kinds
+        from fineserve_shapes.runner.comparing import Comparing
+
+        if asked.slo is None:
+            raise InputError("what burstiness costs is told in goodput: say what is good (--slo ttft=500ms,tpot=50ms)")
+        plan, _ = stretch.of(self.plan(values).faster(asked.start_scale))
+        return Comparing(kinds(plan, values, DATASETS, SAMPLE_TRACE), asked.slo, asked.settle_s)
 
     def _shape_named(self, name: str) -> type[PlanShape]:
         for shape in self.workloads:

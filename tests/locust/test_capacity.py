@@ -54,7 +54,7 @@ def test_the_capacity_of_a_known_server_is_found(tmp_path: Path, workers: int):
     assert capacity["low_rps"] <= 1.03 * KNOWN_RPS
     assert capacity["high_rps"] >= 0.97 * KNOWN_RPS
     assert (capacity["limited_by"], capacity["finished"], capacity["workload"]) == ("server", True, "poisson")
-    assert (capacity["slo"], capacity["slo_share"]) == ({"e2e_ms": 350.0}, 0.8)
+    assert (capacity["slo"], capacity["slo_share"]) == (pytest.approx({"e2e_ms": 350.0}), 0.8)
     steps = capacity["steps"]
     assert [step["scale"] for step in steps][:2] == [1.0, 2.0]
     assert [step["decision"] for step in steps][:2] == ["holds", "fails"]
@@ -118,3 +118,25 @@ def test_what_cannot_be_searched_is_one_line_before_anything_starts(tmp_path: Pa
     done = run_locust(tmp_path, *arguments, file=CAPACITY)
     assert done.code == 2, done.output
     assert line in done.output.splitlines()[-1]
+
+
+def test_what_burstiness_costs_is_told_by_one_run_of_each_kind(tmp_path: Path):
+    """With the same requests and the same mean rate; each has prompts of its own."""
+    out, log = tmp_path / "kinds.json", tmp_path / "truth.jsonl"
+    with SimulatorProcess(ground_truth=log, **SERVER) as server:
+        done = run_locust(
+            tmp_path, *WORKLOAD, *LENIENT, "--slo", "e2e=350ms", "--slo-share", 0.8, "--compare-burstiness",
+            "--step-requests", 60, "--settle", 1, "--host", server.url, "--output-file", out, file=CAPACITY,
+        )  # fmt: skip
+    assert done.code == 0, done.output
+    runs = summary_of(out)["burstiness"]["runs"]
+    assert [run["arrivals"] for run in runs] == ["poisson", "even", "windows", "bursts", "replay"]
+    assert len({run["requests"] for run in runs}) == 1
+    assert [path.name for path in tmp_path.glob("kinds*.json")] == ["kinds.json"]
+    assert runs[0]["taken_rps"] is None
+    assert all(run["taken_rps"] is not None for run in runs[1:])
+    assert "good requests/s" in done.output.splitlines()[-1]
+    numbers = [
+        row["request_id"].partition("-")[2] for row in truth(log) if not row["request_id"].startswith("preflight")
+    ]
+    assert len(set(numbers)) == len(numbers)
