@@ -51,7 +51,7 @@ def answer_line(capacity: Mapping[str, Any]) -> str:
     wanted = f"{capacity['slo_share']:.4g} of the requests meet " + ", ".join(
         f"{name.removesuffix('_ms')} {_number(limit_ms)} ms" for name, limit_ms in capacity["slo"].items()
     )
-    limit = _LIMITS.get(capacity["limited_by"], "interrupted: this is as far as it is known")
+    limit = _LIMITS.get(capacity["limited_by"], "not finished: this is as far as it is known")
     low, high = capacity["low"], capacity["high"]
     if low is None and high is None:
         return f"capacity, where {wanted}: not known ({spent}; {limit})"

@@ -198,7 +198,7 @@ class Conductor:
         self.summary = summary = self._conclude(run, planned)
         self._set_exit_code(run, planned, summary, deserted=deserted)
         if self._environment.web_ui is not None:
-            self.print_summary()
+            (self.print_summary if planned.step.final else self.print_step)()
         self._observers.report(run, summary)
 
     def _conclude(self, run: Run, planned: Planned) -> dict[str, Any]:

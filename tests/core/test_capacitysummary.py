@@ -65,7 +65,7 @@ def test_tokens_have_bounds_where_there_are_batches_enough():
         (Capacity(4.0, None, 4.0, "range", 2), True, "held up to scale 4, and nothing higher failed"),
         (Capacity(None, 0.5, None, "range", 2), True, "below scale 0.5"),
         (Capacity(None, None, None, "client", 2), True, "not known (2 steps, 70 requests; the client is the limit"),
-        (Capacity(1.0, None, 1.0, "server", 2), False, "interrupted: this is as far as it is known"),
+        (Capacity(1.0, None, 1.0, "server", 2), False, "not finished: this is as far as it is known"),
         (None, True, "without an SLO there is no capacity (--slo)"),
     ],
 )
