@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.workload.traces.timestamps import TimestampUnit
 
 DROP_REASONS = ("missing_timestamp", "below_one", "beyond_max_model_len")
+FORM_REASONS = ("with_images", "unknown_length")  # of the forms that know them, between the first of those and the rest
 CLAMP_BITS = {"below_one": np.uint8(1), "beyond_max_model_len": np.uint8(2)}
 
 # No recording of one service lies outside of these; a wrong unit does, by a factor of a thousand or more. The busiest
@@ -27,8 +27,9 @@ class TraceSurvey:
     """Counts of a reading; rows = kept + filtered + outside_slice + the sum of dropped.
 
     rows: data rows in the file.
-    filtered: rows that the architecture or scale filter left out; nothing else is asked of them.
-    dropped: reason -> rows; each row has one, the first that holds in the order of `DROP_REASONS`.
+    filtered: rows that the selection left out (architecture, scale, where); nothing else is asked of them.
+    dropped: reason -> rows; each row has one, the first that holds of: missing_timestamp; with_images and unknown_length,
+        which some forms have; below_one; beyond_max_model_len.
     clamped: reason -> kept rows whose lengths were changed; a row may have both.
     outside_slice: rows neither filtered nor dropped, but before or after the slice.
     timestamp_unit, unit_reason: "s", "ms", "us", "ns" or "date-time", and how we know.
@@ -85,8 +86,10 @@ class TraceSurvey:
 class RowTally:
     """The counts of a reading under way.
 
-    clean, clean_span_s: rows that the filter and the cleaning left, before the slice. busy_s: the seconds of the trace
-    that have such a row. labels: filter column -> what it holds.
+    clean, clean_span_s: rows that the selection and the cleaning left, before the slice. busy_s: the seconds of the trace
+    that have such a row.
+    opening_tick, earliest: of all rows with a timestamp, selected or not, that of the first one in the file, and of the
+    least one with its row; None while there is none.
     """
 
     rows: int = 0
@@ -99,7 +102,23 @@ class RowTally:
     clean_span_s: float = 0.0
     busy_s: int = 0
     span_s: float = 0.0
-    labels: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    opening_tick: float | None = None
+    earliest: tuple[float, int] | None = None
+
+    def drop(self, reason: str, rows: int) -> None:
+        """Count rows that cannot be sent."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + rows
+
+    def count_ticks(self, ticks: FloatArray, first_row: int) -> None:
+        """Take the timestamps of all rows of a chunk, NaN where there is none."""
+        told = np.flatnonzero(np.isfinite(ticks))
+        if not len(told):
+            return
+        if self.opening_tick is None:
+            self.opening_tick = float(ticks[told[0]])
+        least = int(told[np.argmin(ticks[told])])
+        if self.earliest is None or ticks[least] < self.earliest[0]:
+            self.earliest = float(ticks[least]), first_row + least
 
     def count_times(self, time_s: FloatArray) -> None:
         """Take the times of some clean rows, ascending over all calls, in seconds from the first of all."""
