@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import MINIMAL, rows
+from traces import MINIMAL, read, rows
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.lengthsource import read_pairs
@@ -191,6 +191,46 @@ def test_nothing_else_is_asked_of_rows_that_are_left_out(write: Write, value: ob
     path = write(json.dumps(line), json.dumps(line | {"output_length": "x", "model": value}), name="t.jsonl")
     options = TraceOptions(timestamp_unit="s", where=(("model", "a"),))
     assert rows(open_trace(path, options)) == [(0.0, 1, 1)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("origin", ["selection", "trace"])
+def test_chunks_without_a_selected_row_are_passed_over(tmp_path: Path, suffix: str, origin: str) -> None:
+    """Date-times and lists of ids among them."""
+    path = tmp_path / f"t.{suffix}"
+    rows_of = [
+        {
+            "timestamp": f"2026-06-01T00:00:0{at}Z",
+            "input_length": 600,
+            "output_length": 1,
+            "hash_ids": [at, 9],
+            "model": model,
+        }
+        for at, model in enumerate("bbabb")
+    ]
+    if suffix == "csv":
+        lines = [[json.dumps(value) if isinstance(value, list) else value for value in row.values()] for row in rows_of]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([list(rows_of[0]), *lines])
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_of))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows_of), path)
+    options = TraceOptions(where=(("model", "a"),), time_origin=origin)
+    trace = open_trace(path, options, chunk_rows=2)
+    assert rows(trace) == [(2.0 if origin == "trace" else 0.0, 600, 1)]
+    prefix = read(trace).prefix
+    assert prefix is not None
+    assert prefix.rows() == [(512, 2, 9)]
+
+
+def test_a_part_may_be_as_sparse_as_it_likes(write: Write) -> None:
+    """No unit is doubted for that; all rows together are held to what a service sees."""
+    path = write(MODEL, *(f"{100 * second},1,1,{'b' if second % 500 else 'a'}" for second in range(1001)))
+    assert open_trace(path, TraceOptions(timestamp_unit="s")).survey.warnings == ()
+    assert open_trace(path, TraceOptions(timestamp_unit="s", where=(("model", "a"),))).survey.warnings == ()
+    (warning,) = open_trace(write(MINIMAL, "0,1,1", "50000,1,1"), TraceOptions(timestamp_unit="s")).survey.warnings
+    assert "--timestamp-unit" in warning
 
 
 # --- values as texts

@@ -135,6 +135,13 @@ class RowTally:
         self.kept += len(clamped)
         self.outside_slice += rows - len(clamped)
 
+    @property
+    def early_row(self) -> int | None:
+        """The row with the least timestamp of all, where it is less than that of the file's first row; else None."""
+        if self.earliest is None or self.opening_tick is None or self.earliest[0] >= self.opening_tick:
+            return None
+        return self.earliest[1]
+
     def survey(self, name: str, unit: TimestampUnit, complete: bool, block_tokens: int | None = None) -> TraceSurvey:
         """The counts so far, as a value."""
         return TraceSurvey(
@@ -156,13 +163,16 @@ class RowTally:
 
     def _warnings(self, unit: TimestampUnit) -> tuple[str, ...]:
         """What no server saw: a rate or a span beyond the plausible, over the whole trace or, where long pauses hide
-        it, over the seconds that have requests. Of all clean rows: a slice may be as sparse as it likes."""
+        it, over the seconds that have requests. Of all clean rows: a slice may be as sparse as it likes, and so may a
+        selection."""
         if unit.doubt is not None:
             return (f"{unit.doubt}: check --timestamp-unit",)
         if unit.certain or self.clean < 2 or self.clean_span_s <= 0:
             return ()
         rate_rps, busy_rps = self.clean / self.clean_span_s, self.clean / self.busy_s
         low, high = PLAUSIBLE_RATE_RPS
+        if self.filtered:
+            low = 0.0
         if low <= rate_rps < high and busy_rps < high and self.clean_span_s <= PLAUSIBLE_SPAN_S:
             return ()
         busy = f" ({busy_rps:,.0f} in each second that has any)" if busy_rps >= high > rate_rps else ""

@@ -163,8 +163,8 @@ class Trace:
     def _sliced(self, parts: Iterable[CleanRows], tally: RowTally) -> Iterator[Columns]:
         first_tick, last_tick = None, -np.inf
         for rows in parts:
-            if tally.earliest is not None and tally.opening_tick is not None and tally.earliest[0] < tally.opening_tick:
-                raise self._unsorted(tally.earliest[1])
+            if tally.early_row is not None:
+                raise self._unsorted(tally.early_row)
             backwards = rows.ticks < np.concatenate(([last_tick], rows.ticks[:-1]))
             if backwards.any():
                 raise self._unsorted(int(rows.row[np.argmax(backwards)]))
