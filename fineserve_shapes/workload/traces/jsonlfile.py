@@ -31,6 +31,7 @@ from fineserve_shapes.workload.traces.tracefile import (
 # What a file is, is told by its first rows: so many, or what is in so many bytes.
 HEAD_ROWS = 100_000
 HEAD_BYTES = 32 << 20
+SESSION_CALLS = 32_768  # that are held at once: a call has ten times the values of a plain row
 DEPTH = 8  # of objects in objects, whose keys have names
 
 
@@ -82,6 +83,8 @@ class JsonlFile:
 
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
         objects = self._objects()
+        if self._sessions:
+            rows = min(rows, SESSION_CALLS)
         first_row = 0
         while batch := list(islice(objects, rows)):
             self._check_keys(batch, first_row)
