@@ -244,6 +244,7 @@ SPLIT = """
 [streams.serving]
 kind = "replay"
 request_trace_csv = "many.csv"
+timestamp_unit = "s"
 split_by = "model"
 """
 
