@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from runs import ROOT, Finished, cluster, free_port, outcomes, run_locust, summary_of, truth, write_trace
 
 from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.shipped import SAMPLE_MIX
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 MIX = ROOT / "locustfiles" / "mix.py"
@@ -227,3 +229,34 @@ def test_each_stream_may_have_its_own_user_class_in_a_mix_written_in_python(tmp_
     table = (tmp_path / "t_stats.csv").read_text()
     assert "talk /v1/chat/completions" in table
     assert "fill /v1/completions" in table
+
+
+def test_the_four_classes_against_four_servers_each_get_their_own_load(tmp_path: Path):
+    """Rate, burstiness and lengths of each are those of its own plan, whatever the others do."""
+    tables = [tmp_path / f"truth{number}.jsonl" for number in range(4)]
+    text, out = SAMPLE_MIX.read_text(), tmp_path / "summary.json"
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(SimulatorProcess(ttft_ms=10 * (number + 1), itl_ms=1, ground_truth=path))
+            for number, path in enumerate(tables)
+        ]
+        for server in servers:
+            text = text.replace("\npreset = ", f'\nhost = "{server.url}"\n# ', 1)
+        (tmp_path / "mix.toml").write_text(text)
+        done = run_locust(tmp_path, "--mix", tmp_path / "mix.toml", "-t", "12s", "--output-file", out, file=MIX)
+    assert done.code == 0, done.output
+    summary = summary_of(out)
+    assert list(summary["streams"]) == ["small", "medium", "large", "experts"]
+    assert outcomes(summary) == {"ok": summary["ledger"]["planned"]}
+    for (name, stream), path in zip(summary["streams"].items(), tables, strict=True):
+        rows = received(path, summary["run"])
+        assert list(rows) == [name]
+        assert len(rows[name]) == stream["ledger"]["planned"] == stream["ledger"]["ok"] > 3
+        asked, delivered = stream["fidelity"]["asked"], stream["fidelity"]["delivered"]
+        assert delivered["requests"] == asked["requests"]
+        assert delivered["rate_rps"] == pytest.approx(asked["rate_rps"], rel=0.05)
+        assert delivered["gap_cv"] == pytest.approx(asked["gap_cv"], rel=0.1)
+        assert sum(row["max_tokens"] for row in rows[name]) == stream["total_output_tokens"]
+        assert sum(row["prompt_tokens"] for row in rows[name]) == stream["total_input_tokens"]
+    shares = [stream["ledger"]["planned"] for stream in summary["streams"].values()]
+    assert shares[0] == max(shares)
