@@ -26,6 +26,7 @@ from fineserve_shapes.client.routing import Route, Router
 from fineserve_shapes.client.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.reads import Reads
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.prompts.opening import Form, Prompt, PromptSource, open_prompts
 from fineserve_shapes.prompts.tokenids import VOCAB_SIZE
 from fineserve_shapes.protocol.answer import AnswerReader
@@ -35,7 +36,7 @@ from fineserve_shapes.streams import Stream
 from fineserve_shapes.text import shorten
 from fineserve_shapes.values import Values
 
-__all__ = ["ArrivalUser", "ChatUser", "CompletionUser", "OpenAIUser", "PlannedRequest", "Result", "Stream"]
+__all__ = ["ArrivalUser", "ChatUser", "CompletionUser", "OpenAIUser", "Outcome", "PlannedRequest", "Result", "Stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -365,11 +366,11 @@ class ChatUser(OpenAIUser):
 
 def failure(error: Exception, sent_s: float) -> Result:
     """The result of a `perform` that raised."""
-    outcome = "stream_error"
+    outcome = Outcome.STREAM_ERROR
     if isinstance(error, TimeoutError):
-        outcome = "timeout"
+        outcome = Outcome.TIMEOUT
     elif isinstance(error, ConnectionError):
-        outcome = "connect_error"
+        outcome = Outcome.CONNECT_ERROR
     return Result(outcome, shorten(f"{type(error).__name__}: {error}"), sent_s, time.perf_counter())
 
 

@@ -19,6 +19,7 @@ from fineserve_shapes.client.retry import retry_after_s
 from fineserve_shapes.client.target import Target
 from fineserve_shapes.client.transport import ConnectError, Transport, connect
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.text import shorten
@@ -345,10 +346,10 @@ class Client:
                     continue
                 break
         except ConnectError as error:
-            return reader.stop("connect_error", shorten(str(error)), sent_s, _now(), retried=retried)
+            return reader.stop(Outcome.CONNECT_ERROR, shorten(str(error)), sent_s, _now(), retried=retried)
         except gevent.GreenletExit:
             text = "the run was stopped before the answer had ended"
-            return reader.stop("cancelled", text, sent_s, _now(), retried=retried, reused=reused)
+            return reader.stop(Outcome.CANCELLED, text, sent_s, _now(), retried=retried, reused=reused)
         finally:
             if connection is not None:
                 connection.release()
@@ -357,8 +358,8 @@ class Client:
             return reader.finish(sent_s, end_s, whole=end == "done", retried=retried, reused=reused)
         if end in ("reset", "garbage"):
             text = "the connection was reset" if end == "reset" else "the answer is not HTTP"
-            return reader.stop("stream_error", text, sent_s, end_s, retried=retried, reused=reused)
-        return reader.stop("timeout", end, sent_s, end_s, retried=retried, reused=reused)
+            return reader.stop(Outcome.STREAM_ERROR, text, sent_s, end_s, retried=retried, reused=reused)
+        return reader.stop(Outcome.TIMEOUT, end, sent_s, end_s, retried=retried, reused=reused)
 
     def close(self) -> None:
         """Close the connections that serve no request."""

@@ -22,6 +22,7 @@ import orjson
 from fineserve_shapes.client.oneshot import oneshot
 from fineserve_shapes.client.target import Endpoints, Target
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.openai import http_error_text
 from fineserve_shapes.text import shorten
@@ -128,7 +129,7 @@ def ask(
         except http.client.IncompleteRead:
             whole = False
     result = reader.finish(sent_s, time.perf_counter(), whole=whole)
-    if result.outcome == "ok":
+    if result.outcome == Outcome.OK:
         return
     said = shorten(result.error or result.outcome, _MAX_SAID) + _location(response)
     listed = "" if model.listed is None else f"; {model.listed}"

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 import gevent
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.protocol.result import Result
 
 FIRST_WAIT_S = 1.0
@@ -40,7 +41,7 @@ class Retry429:
         """The result of the last attempt, as of one request that was sent with the first."""
         first = result = attempt()
         for number in range(self.retries):
-            if result.status != 429 or result.outcome != "http_error":
+            if result.status != 429 or result.outcome != Outcome.HTTP_ERROR:
                 break
             wait_s = FIRST_WAIT_S * 2.0**number if result.retry_after_s is None else result.retry_after_s
             wait_s = min(wait_s, MAX_WAIT_S)
@@ -50,7 +51,7 @@ class Retry429:
                 gevent.sleep(wait_s)
             except gevent.GreenletExit:
                 text = "the run was stopped while the request waited to be retried"
-                return replace(result, outcome="cancelled", error=text, sent_s=first.sent_s)
+                return replace(result, outcome=Outcome.CANCELLED, error=text, sent_s=first.sent_s)
             result = replace(attempt(), sent_s=first.sent_s, retried=True)
         return result
 

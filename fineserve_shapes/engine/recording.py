@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from fineserve_shapes.leases.lease import Row
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.records import NO_COUNT
+from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.protocol.result import Result
 
 NOT_TOLD = (math.nan, math.nan)

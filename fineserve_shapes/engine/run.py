@@ -27,6 +27,7 @@ from fineserve_shapes.measure.requestlog import RequestLog
 from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.measure.totals import Totals
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.workload.block import Block
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class Run:
         """Of one stream, or all."""
         if not self._ended:
             ledger = self.book.ledger if stream is None else self.book.ledgers.by_stream[stream]
-            return Accounts(0, ledger["unknown"])
+            return Accounts(0, ledger[Outcome.UNKNOWN])
         if stream is not None:
             return self._accounts.get(stream, Accounts())
         found = self._accounts.values()
@@ -228,14 +229,14 @@ class Run:
             self.log.finish()
         unknown = self.book.unknown
         if unknown:
-            self._lose("unknown", block_of([row for _, row in unknown]), [worker for worker, _ in unknown])
+            self._lose(Outcome.UNKNOWN, block_of([row for _, row in unknown]), [worker for worker, _ in unknown])
         unsent: Counter[int] = Counter()
         for block in self.book.unsent():
             due = block.take(block.due_s <= end_s)
             unsent.update(due.stream.tolist())
-            self.tally.series.lose("unsent", due.stream, due.due_s)
+            self.tally.series.lose(Outcome.UNSENT, due.stream, due.due_s)
             if self.log is not None:
-                self._log_lost("unsent", block, None)
+                self._log_lost(Outcome.UNSENT, block, None)
             elif not len(due) and len(block) and not self.names.mixed:
                 break  # the rest of the plan lies after the end as well
         self._reading.close()

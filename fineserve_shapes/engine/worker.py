@@ -19,6 +19,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.clock import ClockEstimate
 from fineserve_shapes.machine import machine
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.timer import give_way
 
@@ -137,7 +138,7 @@ class Worker:
             pool.kill(timeout=5)
         results = [greenlet.value for greenlet in sent]
         errors = [result.error or result.outcome for result in results
-                  if isinstance(result, Result) and result.outcome != "ok"]  # fmt: skip
+                  if isinstance(result, Result) and result.outcome != Outcome.OK]  # fmt: skip
         ended = sum(isinstance(result, Result) for result in results)
         self._send(messages.WARM, {"run": run, "requests": len(sent), "ok": ended - len(errors),
                                    "error": errors[0] if errors else None})  # fmt: skip

@@ -21,6 +21,7 @@ from fineserve_shapes.leases.lease import Lease, Row
 from fineserve_shapes.measure.measurements import Outbox
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.records import Records
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.text import shorten
 
 GONE_S = 5.0  # a master that has not been heard for so long
@@ -177,7 +178,7 @@ class WorkerRun:
         finally:
             self._in_flight[row.stream] -= 1
         self.holder.done(row.request, result.outcome)
-        error = None if result.outcome == "ok" else (result.outcome, shorten(result.error or ""))
+        error = None if result.outcome == Outcome.OK else (result.outcome, shorten(result.error or ""))
         shift_s = self.shift_s
         told = self._told.pop(row.request, NOT_TOLD)
         self._outbox.add(record_of(row, result, shift_s, held_s, told), result.chunk_times_s + shift_s, error)

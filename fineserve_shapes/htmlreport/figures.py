@@ -10,8 +10,8 @@ from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import Histogram
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.totals import LATENCIES
+from fineserve_shapes.outcome import OUTCOMES
 
 SAMPLE = 2_000
 BINS = 30

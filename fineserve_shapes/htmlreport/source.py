@@ -22,18 +22,18 @@ from fineserve_shapes.measure import records
 from fineserve_shapes.measure.capacitysummary import CAPACITY_NAMES, STEP_NAMES
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import Histogram
-from fineserve_shapes.measure.ledger import OK, OUTCOMES
 from fineserve_shapes.measure.measurements import GAPS, MAX_ERROR_CHARS, SENT, Measurements
 from fineserve_shapes.measure.names import ALONE, Names
 from fineserve_shapes.measure.requestlog import SCHEMA
 from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.outcome import OK, OUTCOMES, Outcome
 from fineserve_shapes.text import shorten
 
 TIMES = "token_times_s"
 LONGEST_LINE = 2**26
 _YOUNG = ("held_s", "position")  # columns that older logs do not have
-_LOST = tuple(OUTCOMES.index(outcome) for outcome in ("unsent", "unknown"))
+_LOST = tuple(OUTCOMES.index(outcome) for outcome in (Outcome.UNSENT, Outcome.UNKNOWN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,4 +281,4 @@ def _fidelity(tally: Tally, ledger: Mapping[str, int], summary: Mapping[str, Any
     # without its summary: the same measures; what was never due, and how well clocks were known, the log does not say
     total = tally.total
     tally.finish(max(total.last_sent_s, 0.0))
-    return judge(tally.delivery, total, Accounts(0, ledger["unknown"]), {}, Limits())
+    return judge(tally.delivery, total, Accounts(0, ledger[Outcome.UNKNOWN]), {}, Limits())

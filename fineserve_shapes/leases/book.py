@@ -24,7 +24,8 @@ from fineserve_shapes.leases.lease import (
     rows_of,
 )
 from fineserve_shapes.leases.slots import Slots
-from fineserve_shapes.measure.ledger import OUTCOMES, Ledgers
+from fineserve_shapes.measure.ledger import Ledgers
+from fineserve_shapes.outcome import OUTCOMES, Outcome
 from fineserve_shapes.workload.block import Block
 
 
@@ -118,7 +119,7 @@ class LeaseBook:
                 self._take_back(row)
             else:
                 member.unknown[request] = (member.epoch, row)
-                self.ledgers.end("unknown", row.stream)
+                self.ledgers.end(Outcome.UNKNOWN, row.stream)
         member.held = {}
         member.epoch += 1
         member.given, member.unconfirmed = 0, deque()
@@ -199,16 +200,18 @@ class LeaseBook:
             self.ledger.plan(self._planned - self.ledger.planned)
         held = sum(len(member.held) for member in self._members.values())
         self._unsent, self._queue = self._queue, []
-        self.ledger.end("unsent", self.ledger.open - held)  # what was never leased has its stream's part in `unsent`
+        self.ledger.end(
+            Outcome.UNSENT, self.ledger.open - held
+        )  # what was never leased has its stream's part in `unsent`
         for row in self._unsent:
-            self.ledgers.end_of_stream("unsent", row.stream)
+            self.ledgers.end_of_stream(Outcome.UNSENT, row.stream)
 
     def give_up(self) -> None:
         """The time for last reports is over: what is still held is unknown."""
         self.stop()
         for member in self._members.values():
             for row in member.held.values():
-                self.ledgers.end("unknown", row.stream)
+                self.ledgers.end(Outcome.UNKNOWN, row.stream)
             member.unknown.update((request, (member.epoch, row)) for request, row in member.held.items())
             member.held = {}
 
@@ -250,7 +253,7 @@ class LeaseBook:
             block, self._block = self._block.take(slice(self._at, None)), None
             self.ledgers.plan_of_streams(block.stream)
             for stream, count in zip(*np.unique(block.stream, return_counts=True), strict=True):
-                self.ledgers.end_of_stream("unsent", int(stream), int(count))
+                self.ledgers.end_of_stream(Outcome.UNSENT, int(stream), int(count))
             yield block
 
     def _pull(self, until_s: float) -> list[Row]:
@@ -277,7 +280,7 @@ class LeaseBook:
 
     def _take_back(self, row: Row) -> None:
         if self._stopped:
-            self.ledgers.end("unsent", row.stream)
+            self.ledgers.end(Outcome.UNSENT, row.stream)
             self._unsent.append(row)
         else:
             self._queue.append(row)
@@ -290,7 +293,7 @@ class LeaseBook:
                 self.ignored += 1
                 return
             row = member.unknown.pop(request)[1]
-            self.ledgers.reopen("unknown", row.stream)
+            self.ledgers.reopen(Outcome.UNKNOWN, row.stream)
         self.ledgers.end(outcome, row.stream)
 
     def _give_back(self, member: _Member, request: int, epoch: int) -> None:
@@ -298,6 +301,6 @@ class LeaseBook:
             self._take_back(member.held.pop(request))
         elif member.unknown.get(request, (None,))[0] == epoch:
             row = member.unknown.pop(request)[1]
-            self.ledgers.reopen("unknown", row.stream)
+            self.ledgers.reopen(Outcome.UNKNOWN, row.stream)
             self._take_back(row)
         # else it has been passed on already

@@ -11,7 +11,7 @@ import numpy as np
 
 from fineserve_shapes.leases.lease import FENCE_S, RESEND_S, Batch, Lease, Report, Row
 from fineserve_shapes.leases.slots import NO_LOAD, Load
-from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.outcome import OUTCOMES
 
 
 class LeaseHolder:

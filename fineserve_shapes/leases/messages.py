@@ -16,9 +16,9 @@ import numpy.typing as npt
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
 from fineserve_shapes.leases.slots import Limit, Load
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.reads import Reads
+from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.text import MAX_CHARS, shorten
 
 PREFIX = "fineserve."

@@ -13,9 +13,9 @@ from fineserve_shapes.measure import records
 from fineserve_shapes.measure.blocks import Blocks
 from fineserve_shapes.measure.dependence import FALSE_ALARMS, dependent, effective
 from fineserve_shapes.measure.histogram import edges_s
-from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.quantiles import binomial_quantile
 from fineserve_shapes.measure.shares import upper
+from fineserve_shapes.outcome import OK
 
 CONFIDENCE = 0.99
 QUANTILES = {"p90": 0.9, "p99": 0.99, "p99.9": 0.999}

@@ -10,9 +10,9 @@ import numpy as np
 
 from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.quantiles import student_over_normal
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.outcome import OK
 
 CONFIDENCE = 0.95
 BLOCKS = 32

@@ -6,13 +6,13 @@ import numpy as np
 
 from fineserve_shapes.arrays import BoolArray, FloatArray
 from fineserve_shapes.measure.decision import Seen
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.slo import Slo, Slos
+from fineserve_shapes.outcome import OUTCOMES, Outcome
 
 NEARLY = 2.0
 """A request nearly missed the SLO if it misses one so many times as tight."""
-_CANCELLED = OUTCOMES.index("cancelled")
+_CANCELLED = OUTCOMES.index(Outcome.CANCELLED)
 
 
 class DueBlocks:

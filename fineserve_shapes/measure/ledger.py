@@ -7,28 +7,7 @@ from collections import defaultdict
 import numpy as np
 
 from fineserve_shapes.arrays import IntArray
-
-OUTCOMES = (
-    "ok",
-    "http_error",
-    "stream_error",
-    "timeout",
-    "connect_error",
-    "cancelled",
-    "unsent",
-    "unknown",
-)
-"""ok: a whole answer. http_error: a status other than 200. stream_error: an answer that broke, or that reports an error.
-timeout: no progress, or no end, within its deadline. connect_error: no connection. cancelled: in flight when the run was
-stopped. unsent: due before the run's end, but the run stopped first. unknown: leased to a worker that fell silent."""
-
-OK = OUTCOMES.index("ok")
-
-FAILURES = OUTCOMES[1:5]
-"""Outcomes that are the server's or the network's failure."""
-
-ASIDE = OUTCOMES[5:]
-"""Outcomes that are neither an answer nor a failure: what we cancelled, did not send, or do not know."""
+from fineserve_shapes.outcome import FAILURES, OUTCOMES, Outcome
 
 
 class Ledger:
@@ -111,7 +90,7 @@ class Ledgers:
 
 def done(ledger: Ledger) -> int:
     """How many requests were answered or failed."""
-    return ledger["ok"] + failed(ledger)
+    return ledger[Outcome.OK] + failed(ledger)
 
 
 def failed(ledger: Ledger) -> int:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import BUCKETS, Histogram, places
-from fineserve_shapes.measure.ledger import OK, OUTCOMES
+from fineserve_shapes.outcome import OK, OUTCOMES
 
 MAX_ERROR_KINDS = 200
 MAX_ERROR_CHARS = 400

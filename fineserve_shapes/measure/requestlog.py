@@ -21,9 +21,9 @@ from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import named
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.names import Names
+from fineserve_shapes.outcome import OUTCOMES
 
 ROW_GROUP_ROWS = 20_000
 ROW_GROUP_BYTES = 2**24

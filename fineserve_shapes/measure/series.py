@@ -16,12 +16,12 @@ import numpy.typing as npt
 from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import BUCKETS, places
-from fineserve_shapes.measure.ledger import OK, OUTCOMES
 from fineserve_shapes.measure.measurements import FIRST, Measurements
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.serieschanges import Changes
 from fineserve_shapes.measure.seriescolumns import SeriesColumns
 from fineserve_shapes.measure.slo import Slo, Slos
+from fineserve_shapes.outcome import OK, OUTCOMES
 
 COUNTS = ("planned", "sent", *OUTCOMES, "good", "input_tokens", "output_tokens", "tokens_come", "in_flight")
 QUANTITIES = ("ttft", "ttft_from_due", "tpot", "itl", "e2e_latency", "lag")

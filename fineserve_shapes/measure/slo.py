@@ -10,7 +10,7 @@ from fineserve_shapes.arrays import BoolArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.duration import duration_s
-from fineserve_shapes.measure.ledger import OK
+from fineserve_shapes.outcome import OK
 
 _METRICS = {
     "ttft": records.ttft_s,

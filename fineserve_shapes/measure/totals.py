@@ -10,9 +10,9 @@ import numpy as np
 
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import Histogram
-from fineserve_shapes.measure.ledger import FAILURES, OK, OUTCOMES
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.outcome import FAILURES, OK, OUTCOMES, Outcome
 
 MAX_LISTED = 1000
 LATENCIES = ("e2e_latency", "ttft", "visible_ttft", "ttft_from_due", "tpot", "itl")
@@ -50,7 +50,7 @@ class Totals:
     @property
     def completed(self) -> int:
         """How many ended `ok`."""
-        return self.outcomes["ok"]
+        return self.outcomes[Outcome.OK]
 
     def add(self, rows: records.Records, itl: Histogram | None = None, slo: Slo | None = None) -> None:
         """Fold in records, and the gaps between their chunks."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.protocol.endings import is_failure
 from fineserve_shapes.protocol.openai import (
     Delta,
@@ -297,7 +298,7 @@ class AnswerReader:
         return self._result(outcome, error, sent_s, end_s, retried, reused)
 
     def stop(
-        self, outcome: str, error: str, sent_s: float, end_s: float, *, retried: bool = False, reused: bool = False
+        self, outcome: Outcome, error: str, sent_s: float, end_s: float, *, retried: bool = False, reused: bool = False
     ) -> Result:
         """The answer was given up (a deadline, the end of the run): what there is of it.
 
@@ -308,11 +309,11 @@ class AnswerReader:
             error = said or ""
         return self._result(outcome, error or None, sent_s, end_s, retried, reused)
 
-    def _verdict(self, end_s: float, whole: bool) -> tuple[str, str | None]:
+    def _verdict(self, end_s: float, whole: bool) -> tuple[Outcome, str | None]:
         if self.status is None:
-            return "stream_error", "the connection ended before an answer"
+            return Outcome.STREAM_ERROR, "the connection ended before an answer"
         if self.status != 200:
-            return "http_error", http_error_text(self.status, bytes(self._body))
+            return Outcome.HTTP_ERROR, http_error_text(self.status, bytes(self._body))
         if self._is_json:
             self._read_whole()
         elif self._error is None and not self.done:
@@ -321,17 +322,17 @@ class AnswerReader:
             if self._partial:
                 self._fail(no_event(self._partial))
         if self._error is not None:
-            return "stream_error", self._error
+            return Outcome.STREAM_ERROR, self._error
         finished = self._finished == len(self._choices)
         if self._finished >= self.choices or (self._finished and finished and (whole or self.done)):
-            return "ok", None  # what HTTP or [DONE] would add is nothing of the answer
+            return Outcome.OK, None  # what HTTP or [DONE] would add is nothing of the answer
         if self._choices and (self._is_json or self._counted) and (self.done or self._usage_ended or self._is_json):
-            return "ok", None  # whole by another sign than its finish_reason
+            return Outcome.OK, None  # whole by another sign than its finish_reason
         if not whole and not self.done:
-            return "stream_error", "the connection ended in the middle of the answer"
+            return Outcome.STREAM_ERROR, "the connection ended in the middle of the answer"
         if not self._choices:
-            return "stream_error", self._no_choice()
-        return "stream_error", "the answer ended without a finish_reason"
+            return Outcome.STREAM_ERROR, self._no_choice()
+        return Outcome.STREAM_ERROR, "the answer ended without a finish_reason"
 
     def _no_choice(self) -> str:
         if self._event_s is None and self._head:
@@ -350,12 +351,12 @@ class AnswerReader:
         self._metrics = delta.server_metrics
 
     def _result(
-        self, outcome: str, error: str | None, sent_s: float, end_s: float, retried: bool, reused: bool
+        self, outcome: Outcome, error: str | None, sent_s: float, end_s: float, retried: bool, reused: bool
     ) -> Result:
         found = count_tokens(self._pieces, self._final_usage, self.choices)
         self._result_tokens = found.output_tokens or 0
         times_s = found.times_s
-        ok = outcome == "ok"
+        ok = outcome == Outcome.OK
         asked = None if self.asked_tokens is None else self.asked_tokens * self.choices
         reasons = [reason for reason in self._choices.values() if reason is not None]
         return Result(

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of one request. Times are the caller's clock, seconds; None where there was no such moment.
 
-    outcome: ok, http_error, stream_error, timeout, connect_error or cancelled.
+    outcome: see `Outcome`; never UNSENT or UNKNOWN, which are no results.
     error: one line of text, None for an ok.
     first_visible_s: first content that is no reasoning.
     end_s: when the answer ended; for an ok that is its last event, `[DONE]` where it comes.
@@ -28,7 +28,7 @@ class Result:
     body_bytes: of the answer, without HTTP's framing.
     """
 
-    outcome: str
+    outcome: Outcome
     error: str | None
     sent_s: float
     end_s: float

@@ -18,6 +18,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.options import drain_timeout_s, settings, thresholds
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.runner.conclusion import (
     About,
     appends,
@@ -226,7 +227,7 @@ class Conductor:
         if run.failure is not None:
             environment.process_exit_code = EXIT_BAD_INPUT
             return
-        if run.book.ledger["unknown"] or (deserted and run.book.ledger["unsent"]):
+        if run.book.ledger[Outcome.UNKNOWN] or (deserted and run.book.ledger[Outcome.UNSENT]):
             environment.process_exit_code = EXIT_FAILED
         elif failed(run.book.ledger) and environment.process_exit_code is None and not planned.step.probe:
             # by the ledger: a worker's statistics may have been lost on their way to Locust's

@@ -17,11 +17,11 @@ from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
+from fineserve_shapes.outcome import OK, Outcome
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.runner.environment import Environment
 from fineserve_shapes.streams import Stream, names_of, published
@@ -77,14 +77,14 @@ class UserPerformer:
             if prepared is None:
                 request = self._planned(run, row, user.prepare(request))
             shown = user.perform(request)
-            result = shown or Result("ok", None, sent_s, time.perf_counter())
+            result = shown or Result(Outcome.OK, None, sent_s, time.perf_counter())
             user.result(request, result)
         except gevent.GreenletExit:
-            result = Result("cancelled", "the run was stopped", sent_s, time.perf_counter())
+            result = Result(Outcome.CANCELLED, "the run was stopped", sent_s, time.perf_counter())
         except Exception as error:
             logger.debug("request %s failed", request.id, exc_info=True)
             shown = result = failure(error, sent_s)
-        if shown is not None and result.outcome != "cancelled":
+        if shown is not None and result.outcome != Outcome.CANCELLED:
             self._fire(user.name_of(request), request, shown)
         return result
 
@@ -98,10 +98,10 @@ class UserPerformer:
         try:
             result = user.perform(replace(request, prepared=user.prepare(request)))
         except gevent.GreenletExit:
-            return Result("cancelled", "the warm-up took too long", sent_s, time.perf_counter())
+            return Result(Outcome.CANCELLED, "the warm-up took too long", sent_s, time.perf_counter())
         except Exception as error:
             return failure(error, sent_s)
-        return result or Result("ok", None, sent_s, time.perf_counter())
+        return result or Result(Outcome.OK, None, sent_s, time.perf_counter())
 
     def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
         """All users'."""
@@ -184,7 +184,7 @@ class UserPerformer:
             name=self._named(request.stream.number, name[1]),
             response_time=1e3 * result.e2e_s,
             response_length=result.body_bytes,
-            exception=None if result.outcome == "ok" else RequestFailure(self._kind(result)),
+            exception=None if result.outcome == Outcome.OK else RequestFailure(self._kind(result)),
             context={"id": request.id, "index": request.index},
             start_time=time.time() - (time.perf_counter() - result.sent_s),
         )

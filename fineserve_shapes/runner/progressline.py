@@ -11,8 +11,9 @@ from typing import TextIO
 import gevent
 
 from fineserve_shapes.engine.run import Run
-from fineserve_shapes.measure.ledger import ASIDE, done, failed
+from fineserve_shapes.measure.ledger import done, failed
 from fineserve_shapes.measure.progress import Progress
+from fineserve_shapes.outcome import ASIDE
 from fineserve_shapes.workload.plan import Plan
 
 TERMINAL_EVERY_S = 0.5

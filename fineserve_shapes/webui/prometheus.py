@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.totals import Totals
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.webui.feed import Feed, Watched
 
 # fmt: off
@@ -59,7 +60,10 @@ class RunCollector(Collector):
         )
         for stream, totals in streams:
             for outcome, count in totals.outcomes.items():
-                if outcome not in ("unsent", "unknown"):  # those have no record: see fineserve_ledger_requests
+                if outcome not in (
+                    Outcome.UNSENT,
+                    Outcome.UNKNOWN,
+                ):  # those have no record: see fineserve_ledger_requests
                     requests.add_metric([stream, outcome], count)
         yield requests
         for name, what in (

@@ -18,7 +18,7 @@ import numpy as np
 from captures import WIRE, exchanges
 from twins import plain_reader, state
 
-from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.sse import SSEDecoder, SSEError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import Measurements, Outbox
 from fineserve_shapes.measure.records import RECORD, from_rows, row_of
+from fineserve_shapes.outcome import OUTCOMES
 
 
 def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, ...]:

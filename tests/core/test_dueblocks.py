@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.decision import LOOKS, STEP_ERROR, Seen, Verdict, decide, fewest, spent
 from fineserve_shapes.measure.dueblocks import DueBlocks
-from fineserve_shapes.measure.ledger import OK, OUTCOMES
 from fineserve_shapes.measure.measurements import GAPS, SENT, Measurements
 from fineserve_shapes.measure.series import Series
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.outcome import OK, OUTCOMES
 
 SLO = Slo.parse("ttft=100ms")
 NOTHING = np.empty(0)

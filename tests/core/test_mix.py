@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from fineserve_shapes.leases.book import LeaseBook
 from fineserve_shapes.leases.lease import Batch, Report, Row, rows_of
-from fineserve_shapes.measure.ledger import OUTCOMES, Ledgers
+from fineserve_shapes.measure.ledger import Ledgers
 from fineserve_shapes.measure.names import Names
+from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.mix import mixed_plan
 from fineserve_shapes.workload.plan import Plan

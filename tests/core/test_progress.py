@@ -11,10 +11,11 @@ from measured import measurements, record
 
 from fineserve_shapes.measure.csvtables import write_history, write_table
 from fineserve_shapes.measure.histogram import Histogram
-from fineserve_shapes.measure.ledger import ASIDE, Ledger, done, failed
+from fineserve_shapes.measure.ledger import Ledger, done, failed
 from fineserve_shapes.measure.overload import REPEAT_S, Strain
 from fineserve_shapes.measure.progress import Progress
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.outcome import ASIDE
 
 
 def test_a_run_is_one_line():

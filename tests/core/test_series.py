@@ -14,11 +14,11 @@ from measured import measurements, record
 
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import GAPS, SENT, Measurements, Outbox
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.series import COUNTS, QUANTITIES, Series
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.outcome import OUTCOMES
 
 NEAR = 1.0001 * RELATIVE_ERROR
 

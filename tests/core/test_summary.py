@@ -11,12 +11,13 @@ from measured import by_name, measurements, record
 
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
-from fineserve_shapes.measure.ledger import OUTCOMES, Ledgers
+from fineserve_shapes.measure.ledger import Ledgers
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS, Measurements, Outbox
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.summary import summarise
 from fineserve_shapes.measure.summarytext import summary_text
 from fineserve_shapes.measure.tally import Tally
+from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.runner.conclusion import tls_verified
 
 PLAN = {"requests": 300, "span_s": 30.0, "rate_rps": 10.0, "fingerprint": "f" * 16}

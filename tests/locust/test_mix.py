@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from runs import ROOT, Finished, cluster, free_port, outcomes, run_locust, summary_of, truth, write_trace
 
-from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.shipped import SAMPLE_MIX
 from fineserve_shapes.simulator.process import SimulatorProcess
 

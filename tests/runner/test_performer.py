@@ -13,9 +13,9 @@ from measured import record
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row
-from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.records import from_rows
+from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.runner.performer import METRIC, UserPerformer
 from fineserve_shapes.users import PlannedRequest, Result
 
