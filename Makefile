@@ -32,7 +32,7 @@ lint: $(READY)  ## check style, types and format
 	$(BIN)/mypy
 
 docs: $(READY)  ## build the documentation into site/; a link that leads nowhere is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)  ## put the code into its format
 	$(BIN)/ruff check --fix

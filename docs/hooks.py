@@ -19,6 +19,8 @@ ROOT = DOCS.parent
 OPTIONS = "options.md"
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages that stand at the top of the checkout."""
+MAP = "[The map in the README](../README.md#for-developers)"
+"""In its place the site has that section, since it has no README."""
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 """Where a link or a picture leads to."""
 
@@ -81,8 +83,9 @@ def pages() -> dict[str, str]:
 def linked_files() -> set[str]:
     """Files of the checkout, but for pages and this folder, that pages link to: they are put beside them."""
     found = set()
-    for text in ({path.name: path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")} | made_pages()).values():
-        for link in LINK.findall(text):
+    texts = [path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")]
+    for text in (*texts, *made_pages().values(), _map()):
+        for link in LINK.findall(text.replace(MAP, "")):
             name = link.partition("#")[0].removeprefix("../")
             if not link.startswith(("docs/", "#")) and name not in OUTSIDE and (ROOT / name).is_file():
                 found.add(name)
@@ -90,7 +93,9 @@ def linked_files() -> set[str]:
 
 
 def _rewritten(text: str, path: str) -> str:
-    """A page's links as they are on the site, where this folder is the top and what lay beside it is in it."""
+    """A page as it is on the site, where this folder is the top and what lay beside it is in it."""
+    if MAP in text:
+        text = text.replace(MAP, _rewritten(_map(), OUTSIDE[0]))
     outside = path in OUTSIDE
 
     def moved(found: re.Match[str]) -> str:
@@ -98,6 +103,12 @@ def _rewritten(text: str, path: str) -> str:
         return link.removeprefix("docs/") if outside else link.removeprefix("../")
 
     return LINK.sub(moved, text)
+
+
+def _map() -> str:
+    """What the README says of the rooms: its section up to the end of the table."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## For developers\n")[2].strip()
+    return section[: section.rindex("|\n") + 1]
 
 
 def kept(nav: Iterable[Mapping[str, Any]], there: Iterable[str]) -> list[dict[str, Any]]:
