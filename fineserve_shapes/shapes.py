@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust import LoadTestShape, events
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline, options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.runner import startform
 from fineserve_shapes.shipped import DATASETS
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from fineserve_shapes.planning.synthesis import Synthesis
     from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
 
-__all__ = ["Block", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "SyntheticShape", "Values"]
+__all__ = [
+    "Block", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "Stream", "SyntheticShape", "Values",
+]  # fmt: skip
 
 # What makes plans is imported where a plan is made: it takes half a second, and workers need none of it.
 
@@ -61,6 +64,10 @@ class PlanShape(LoadTestShape):
         """The plan of a run with these options. Raises InputError where there is none."""
         raise NotImplementedError
 
+    def streams_of(self, values: Values) -> tuple[Stream, ...]:
+        """The streams of a run with these options, in the order of their numbers: by default one, called as the mode."""
+        return (Stream(self.mode, values=values),)
+
     def runs(self, values: Values) -> Generator[Plan, dict[str, Any], None]:
         """The runs of a test, one after the other: by default one, with `plan`.
 
@@ -89,8 +96,8 @@ class PlanShape(LoadTestShape):
     def _add_options(cls, parser: Any, **_: Any) -> None:
         users = [option for user_class in _subclasses(ArrivalUser) for option in user_class.options()]
         startform.add_options(parser, (*cls.option_list, *users, *options.RUN))
-        options.listen_to_this_machine(parser)
-        options.explain_unknown(parser)
+        commandline.listen_to_this_machine(parser)
+        commandline.explain_unknown(parser)
 
     @classmethod
     def _bind(cls, environment: Any, **_: Any) -> None:

@@ -31,6 +31,7 @@ from fineserve_shapes.runner.observers import Observers
 from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.runner.workersession import WorkerSession
 from fineserve_shapes.simulator.process import SimulatorProcess
+from fineserve_shapes.streams import Stream, publish
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
 
@@ -58,6 +59,7 @@ class MasterSession:
         self._ended = False  # there is no other run in this test
         self._planned: Planned | None = None  # the first run of the next test
         self._runs: Generator[Plan, dict[str, Any], None] | None = None  # those that follow
+        self._streams: tuple[Stream, ...] = ()  # of all runs of the test
         self._turning: gevent.Greenlet | None = None  # from one run to the next
         self.error: InputError | None = None  # why the last start failed
         self.master = Master(
@@ -137,6 +139,7 @@ class MasterSession:
         try:
             planned, self._planned = self._planned or self._first(), None
             self._provide_host()
+            publish(planned.streams, self._environment.parsed_options)
             self._conductor.begin(planned)
         except InputError as error:
             self._refuse(error)
@@ -148,12 +151,13 @@ class MasterSession:
     def _first(self) -> Planned:
         """The first run of a test, by the options as they are now."""
         values = Values(self._environment.parsed_options)
+        self._streams = self._shape.streams_of(values)
         self._runs = self._shape.runs(values)
         try:
             plan = next(self._runs)
         except StopIteration:
             raise InputError(f"{type(self._shape).__name__}.runs yields no plan") from None
-        return self._conductor.planned(plan, values)
+        return self._conductor.planned(plan, self._streams, values)
 
     def _turn(self) -> None:
         """End the run, and begin the next if there is one."""
@@ -168,7 +172,8 @@ class MasterSession:
         if summary is None or summary["error"] is not None or self._stopping or self._runs is None:
             return
         try:
-            planned = self._conductor.planned(self._runs.send(summary), Values(self._environment.parsed_options))
+            plan, values = self._runs.send(summary), Values(self._environment.parsed_options)
+            planned = self._conductor.planned(plan, self._streams, values)
             if not self._stopping:
                 if self._environment.web_ui is None:
                     self._conductor.print_summary()  # of the run that has ended; that of the last one comes at the end

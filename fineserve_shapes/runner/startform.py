@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline, options
 from fineserve_shapes.options import Option
 
 SHOWN = (
@@ -41,7 +41,7 @@ HIDDEN = frozenset(option.dest for table in _TABLES for option in table if optio
 def add_options(parser: Any, asked: Iterable[Option]) -> None:
     """Add options to Locust's parser, those of the short form first."""
     place = {flag: number for number, flag in enumerate(SHOWN)}
-    options.add(parser, sorted(asked, key=lambda option: place.get(option.flag, len(place))))
+    commandline.add(parser, sorted(asked, key=lambda option: place.get(option.flag, len(place))))
 
 
 def install(web_ui: Any) -> None:

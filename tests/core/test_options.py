@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline
 from fineserve_shapes.options import PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
 
 
@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
 def complaint(*words: str) -> str:
     """What a replay says of a command line."""
     parser = Parser()
-    options.add(parser, TRACE, environment=False)
-    options.explain_unknown(parser)
+    commandline.add(parser, TRACE, environment=False)
+    commandline.explain_unknown(parser)
     with pytest.raises(SystemExit) as error:
         parser.parse_args(words)
     return str(error.value)
@@ -66,6 +66,6 @@ def test_the_form_of_locust_shows_and_sends_an_option_as_it_is(option: Option):
 @pytest.mark.parametrize(("flag", "words"), [("--retry-429", ["3"]), ("--disable-parametric-nb-lt10b", [])])
 def test_an_old_spelling_means_the_option(flag: str, words: list[str]):
     parser = Parser()
-    options.add(parser, OPTIONS, environment=False)
+    commandline.add(parser, OPTIONS, environment=False)
     (option,) = {option for option in OPTIONS if flag in option.aliases}
     assert parser.parse_args([flag, *words]) == parser.parse_args([option.flag, *words]) != parser.parse_args([])
