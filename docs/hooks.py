@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fineserve_shapes import options
-from fineserve_shapes.options import Option
+from fineserve_shapes.commandline import HOMES
+from fineserve_shapes.options import RUN, Option
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -27,7 +27,7 @@ LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 
 def option_groups() -> dict[str, tuple[Option, ...]]:
     """All options by the locustfile or the class that reads them."""
-    return {**{f"Read by {home}": read for home, read in options.HOMES}, "Read by all of them": options.RUN}
+    return {**{f"Read by {home}": read for home, read in HOMES}, "Read by all of them": RUN}
 
 
 def options_page() -> str:

@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fineserve_shapes import cli, options
+from fineserve_shapes import cli
+from fineserve_shapes.commandline import HOMES
+from fineserve_shapes.options import RUN, Option
 from fineserve_shapes.shipped import STORIES
 
 ROOT = Path(__file__).parents[2]
@@ -78,10 +80,10 @@ def locust() -> dict[str, list[str]]:
     return found
 
 
-def story_options(story: str | None) -> list[options.Option]:
-    """The options of a locustfile of ours; of all of them where the name is none."""
-    homes = [read for home, read in options.HOMES if story is None or home in (f"{story}.py", options.HOMES[-1][0])]
-    return [option for read in (*homes, options.RUN) for option in read]
+def story_options(story: str | None) -> list[Option]:
+    """The options of a locustfile of ours, its users' too; of all of them where the name is none."""
+    homes = [read for home, read in HOMES if story is None or home == f"{story}.py" or not home.endswith(".py")]
+    return [option for read in (*homes, RUN) for option in read]
 
 
 def variables(story: str | None) -> set[str]:

@@ -15,7 +15,8 @@ import yaml
 from commands import DOCS, ROOT
 
 from docs import hooks
-from fineserve_shapes.options import HOMES, RUN
+from fineserve_shapes.commandline import HOMES
+from fineserve_shapes.options import RUN
 from fineserve_shapes.shipped import STORIES
 from fineserve_shapes.stories import option_lines
 
