@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -86,6 +89,21 @@ def test_all_that_we_export_is_on_the_dashboard_and_in_the_guide(exported: Label
     assert families == {name for name in drawn if name.startswith("fineserve_")}
     guide = (DOCS / "monitoring.md").read_text()
     assert set(re.findall(r"`(fineserve_[a-z0-9_]+)`", guide)) == families
+
+
+def test_promtool_takes_the_queries_and_the_configuration(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    plain = [query.replace("$__rate_interval", "1m").replace("$stream", ".*") for query in QUERIES]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(plain)]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    for words in (
+        ["rules", str(tmp_path / "rules.yml")],
+        ["config", str(ROOT / "deployment" / "prometheus" / "prometheus.yml")],
+    ):
+        done = subprocess.run([promtool, "check", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_is_what_its_script_makes() -> None:
