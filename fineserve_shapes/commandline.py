@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fineserve_shapes.options import PARAMETRIC, POISSON, PROMPTS, SERVER, TRACE, Option
+from fineserve_shapes.options import MIX, PARAMETRIC, POISSON, PROMPTS, SERVER, TRACE, Option
 
 LOOPBACK = "127.0.0.1"
 
@@ -45,6 +45,7 @@ HOMES = (
     ("replay.py", TRACE),
     ("poisson.py", POISSON),
     ("parametric.py", PARAMETRIC),
+    ("mix.py", MIX),
     ("CompletionUser and ChatUser", (*SERVER, *PROMPTS)),
 )
 """Which locustfile, or class, reads which options."""
@@ -62,7 +63,7 @@ def explain_unknown(parser: Any) -> None:
         unknown = [word.partition("=")[0] for word in message.partition("unrecognized arguments: ")[2].split()]
         for flag in unknown:
             if homes := [home for home, options in HOMES if any(flag in option.flags for option in options)]:
-                complain(f"{flag} belongs to {' and '.join(homes)}: this locustfile does not read it")
+                complain(f"{flag} belongs to {_listed(homes)}: this locustfile does not read it")
         if unknown:
             known = [string for action in parser._actions for string in action.option_strings]
             near = difflib.get_close_matches(unknown[0], known, 1)
@@ -70,6 +71,12 @@ def explain_unknown(parser: Any) -> None:
         complain(message)
 
     parser.error = error
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, or `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def listen_to_this_machine(parser: Any) -> None:

@@ -171,6 +171,19 @@ PARAMETRIC = (
     *_PREFIXES,
 )  # fmt: skip
 
+MIX = (
+    Option("--mix", "mix file (TOML): a table for each stream with its workload, host, model, SLO and further options"),
+    Option("--request-rate", "requests per second of all streams with a weight together"),
+    Option("--time-scale", "of the whole mix; above 1 is faster: 60 sends an hour of it in a minute", "1"),
+    Option("--rate-scale", "multiply the rate of every stream; burstiness stays", "1"),
+    Option("--keep-fraction", "keep each request with this probability: fewer, and less bursty", "1"),
+    Option("--num-prompts", "at most so many requests of the whole mix"),
+)  # fmt: skip
+
+JUDGED = ("--slo", "--max-lag", "--max-lag-share", "--max-rate-error", "--max-cv-error", "--max-dispersion-error",
+          "--max-length-error")  # fmt: skip
+"""Options of the run that a stream of a mix may have for itself."""
+
 RUN = (
     Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends",

@@ -12,6 +12,7 @@ from fineserve_shapes import commandline, options
 from fineserve_shapes.options import Option
 
 SHOWN = (
+    "--mix",
     "--model",
     "--request-trace-csv",
     "--timestamp-unit",
@@ -33,7 +34,15 @@ SHOWN = (
 )
 """What the short form has of our options, in its order; host and run time, which are Locust's own, stand before them."""
 
-_TABLES = (options.TRACE, options.POISSON, options.PARAMETRIC, options.SERVER, options.PROMPTS, options.RUN)
+_TABLES = (
+    options.TRACE,
+    options.POISSON,
+    options.PARAMETRIC,
+    options.MIX,
+    options.SERVER,
+    options.PROMPTS,
+    options.RUN,
+)
 HIDDEN = frozenset(option.dest for table in _TABLES for option in table if option.flag not in SHOWN)
 """The fields that the short form leaves out: ours alone, since those that a locustfile adds are there to be seen."""
 

@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "htmlreport": ("webui", "measure"),
     "webui": ("measure",),
     "tracetools": ("planning", "commandline", "options", "values", "workload", "measure"),
-    "planning": ("options", "values", "prompts", "workload"),
+    "planning": ("options", "streams", "values", "prompts", "workload"),
     "commandline": ("options",),
     "options": ("streams", "values", "engine", "client", "workload", "measure", "protocol"),
     "streams": ("values", "measure"),

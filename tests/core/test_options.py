@@ -31,8 +31,11 @@ def complaint(*words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--request-rate", "5"], "--request-rate belongs to poisson.py: this locustfile does not read it"),
-        (["--rate-scale=2"], "--rate-scale belongs to poisson.py and parametric.py: this locustfile does not read it"),
+        (["--request-rate", "5"], "--request-rate belongs to poisson.py and mix.py: this locustfile does not read it"),
+        (
+            ["--rate-scale=2"],
+            "--rate-scale belongs to poisson.py, parametric.py and mix.py: this locustfile does not read it",
+        ),
         (["--uhu", "--cv", "2"], "--cv belongs to poisson.py: this locustfile does not read it"),
         (["--time-scael", "2"], "unknown argument --time-scael: did you mean --time-scale?"),
         (["--time-scael=2"], "unknown argument --time-scael: did you mean --time-scale?"),
