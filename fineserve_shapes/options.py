@@ -79,6 +79,8 @@ SERVER = (
     Option("--request-timeout", "seconds to wait for the end of an answer", "3600"),
     Option("--rate-limit-retries", "send a request again so often if its answer is 429, after its Retry-After (at most"
            " 60 s)", "0", aliases=("--retry-429",)),
+    Option("--routing", "which of several servers (--host A,B) a request goes to: each in turn, or by the first block that"
+           " its prompt shares with others", "round-robin", ("round-robin", "prefix")),
     Option("--api-key-env", "environment variable of each worker that holds the API key", "OPENAI_API_KEY"),
     Option("--skip-preflight", "start without a look at the server and its models first (needs --model)", None),
     Option("--ca-file", "trust the certificates in this PEM file in place of the system's (on every worker)"),
@@ -243,6 +245,11 @@ def trace_options(values: Values) -> TraceOptions:
 def host(own: Mapping[str, Any], common: str | None, of_class: str | None) -> str | None:
     """Where a stream's requests go: to its own host, or else the run's, or else that of its user class."""
     return own.get("host") or common or of_class
+
+
+def hosts(text: str | None) -> list[str]:
+    """One or several, separated by commas."""
+    return [host.strip() for host in (text or "").split(",") if host.strip()]
 
 
 def deadlines(values: Values) -> Deadlines:

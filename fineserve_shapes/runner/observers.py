@@ -120,8 +120,10 @@ def server_scrape(values: Values, host: str | None, run: Run) -> ServerScrape | 
     if asked == "off" or (asked == "auto" and (host is None or values.text("--backend") != "vllm")):
         return None
     if asked == "auto":
-        assert host is not None
-        target = Target(host)
+        hosts = options.hosts(host)
+        if len(hosts) != 1:
+            return None
+        target = Target(hosts[0])
         path = Endpoints(target, values.text("--endpoint")).page("/metrics")
     else:
         target = Target(asked, "--scrape-server-metrics takes auto, off or a URL")

@@ -14,6 +14,7 @@ import numpy as np
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import Block, split
+from fineserve_shapes.workload.seeds import Purpose, rng
 
 FINGERPRINT_ROWS = 4096
 MEASURED_ROWS = 2_000_000  # a pass over so many rows is worth knowing the plan's size for
@@ -89,9 +90,9 @@ class Plan:
             raise InputError(f"the fraction to keep must be above 0 and at most 1, got {keep} (--keep-fraction)")
 
         def source() -> Iterator[Block]:
-            rng = np.random.default_rng([seed, 6])  # a stream of its own: others are seeded alike
+            keeping = rng(seed, Purpose.KEPT_REQUESTS)
             for block in self._source():
-                yield block.take(rng.random(len(block)) < keep)
+                yield block.take(keeping.random(len(block)) < keep)
 
         return self._derived(source, {"thinned": [float(keep), seed]})
 
