@@ -81,8 +81,10 @@ def locust() -> dict[str, list[str]]:
 
 
 def story_options(story: str | None) -> list[Option]:
-    """The options of a locustfile of ours, its users' too; of all of them where the name is none."""
-    homes = [read for home, read in HOMES if story is None or home == f"{story}.py" or not home.endswith(".py")]
+    """The options of a locustfile of ours, its users' too; of all of them where the name is none, and for a search, which
+    runs any of the others."""
+    every = story in (None, "capacity")
+    homes = [read for home, read in HOMES if every or home == f"{story}.py" or not home.endswith(".py")]
     return [option for read in (*homes, RUN) for option in read]
 
 

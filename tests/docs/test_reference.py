@@ -21,7 +21,8 @@ RESULTS = (DOCS / "results.md").read_text()
 METRICS = (DOCS / "metrics.md").read_text()
 VERDICT = (DOCS / "verdict.md").read_text()
 ADDED = {"run", "mode", "backend", "host", "simulator", "model", "prompt_form", "token_times", "tls_verified",
-         "inexact_prompts", "seed", "started_at", "version", "error", "warmup", "request_log", "checks"}  # fmt: skip
+         "inexact_prompts", "seed", "started_at", "version", "error", "warmup", "request_log", "checks",
+         "capacity"}  # fmt: skip
 """Keys of a summary that are known only where there was a run."""
 
 
