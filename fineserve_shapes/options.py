@@ -20,7 +20,8 @@ from fineserve_shapes.protocol.request import MAX_TOKENS_FIELDS
 from fineserve_shapes.streams import Stream, names_of
 from fineserve_shapes.values import Values, dest
 from fineserve_shapes.workload.parametricoptions import EXTENSION_MODES, FITTED_TO, MODEL_CLASSES, NB_MODES
-from fineserve_shapes.workload.traces.traceoptions import UNITS, TraceOptions
+from fineserve_shapes.workload.traces.selection import parse_where
+from fineserve_shapes.workload.traces.traceoptions import TIME_ORIGINS, UNITS, TraceOptions
 
 if TYPE_CHECKING:
     import ssl
@@ -111,6 +112,10 @@ TRACE = (
     Option("--beyond-max-model-len", "rows longer than --max-model-len", "clamp", ("clamp", "drop", "error")),
     Option("--architecture", "replay only rows of this architecture, e.g. MoE"),
     Option("--scale", "replay only rows of this model scale, e.g. >100B"),
+    Option("--where", "replay only rows whose column holds a value, exactly: COLUMN=VALUE; of several, all must hold",
+           joined=True),
+    Option("--time-origin", "trace second 0: the first usable row that is selected, or the first row of the whole trace,"
+           " so that its parts keep their places beside each other", "selection", TIME_ORIGINS),
     Option("--start-at", "start of the slice to replay, in trace seconds from the first usable row", "0"),
     Option("--duration", "length of the slice to replay, in trace seconds"),
     Option("--spread-within", "draw arrivals anew within intervals of so many seconds (logs often hold whole ones)"),
@@ -248,6 +253,8 @@ def trace_options(values: Values) -> TraceOptions:
         beyond_max_model_len=values.text("--beyond-max-model-len") or "clamp",
         architecture=values.text("--architecture"),
         scale=values.text("--scale"),
+        where=parse_where(values.text("--where") or ""),
+        time_origin=values.text("--time-origin") or "selection",
         start_at_s=values.number("--start-at") or 0.0,
         duration_s=values.number("--duration"),
         spread_within_s=values.number("--spread-within"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pyarrow as pa
 
 from fineserve_shapes import commandline, options
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.filenames import check_writable
 from fineserve_shapes.options import Option
 from fineserve_shapes.planning import synthesis
 from fineserve_shapes.shipped import DATASETS
-from fineserve_shapes.tracetools import fitting, inspection
+from fineserve_shapes.tracetools import fitting, inspection, streams
 from fineserve_shapes.tracetools.convert import Scaling, convert
 from fineserve_shapes.tracetools.progress import counted
 from fineserve_shapes.tracetools.writing import trace_writer
@@ -29,12 +31,16 @@ from fineserve_shapes.workload.plan import Plan
 from fineserve_shapes.workload.prefixblocks import BLOCK_TOKENS
 from fineserve_shapes.workload.replay import trace_plan
 from fineserve_shapes.workload.synthetic import synthetic_plan
+from fineserve_shapes.workload.traces.splitting import split_values
 from fineserve_shapes.workload.traces.trace import Trace, open_trace
 
 COMPARED_ROWS = 2_000_000  # that a fit makes from its parameters to set beside the trace
 
 _SEED = Option("--seed", "seed of everything random", "0")
+_KEEP = Option("--keep", "further columns to write, as texts, with commas between", joined=True)
 _TRACE = (*(option for option in options.TRACE if option.flag != "--request-trace-csv"), _SEED)
+_READING = _TRACE[: [option.flag for option in _TRACE].index("--time-origin")]
+"""Those that say which rows there are, and not when they are sent."""
 
 
 def add_parser(commands: Any, shown: str) -> None:
@@ -82,12 +88,20 @@ def add_parser(commands: Any, shown: str) -> None:
     )
     parser.set_defaults(run=_synth)
 
+    parser = tools.add_parser("split", help="the values of a column, such as the model, and a mix of a stream for each")
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--by", metavar="COLUMN", required=True, help="the column, e.g. model")
+    parser.add_argument("--mix", metavar="OUT.toml", type=Path, help="write a mix with a stream for each value there")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    commandline.add(parser, _READING, environment=False)
+    parser.set_defaults(run=_split)
+
     parser = tools.add_parser("convert", help="sort, clean and cut a trace of any size; between formats")
     parser.add_argument("file", metavar="FILE", type=Path)
     parser.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help=".csv, .jsonl (each .gz, .zst), .parquet"
     )
-    commandline.add(parser, _TRACE, environment=False)
+    commandline.add(parser, (_KEEP, *_TRACE), environment=False)
     parser.set_defaults(run=_convert)
 
 
@@ -135,6 +149,8 @@ def _fit(args: argparse.Namespace) -> int:
     within_s = values.number_or("--burst-within", 0.0)
     if within_s < 0:
         raise InputError(f"--burst-within must be at least 0, got {within_s:g}")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: this is a file, not a directory to write to (--out)")
     trace, plan = _opened(args)
     name = args.name or args.file.name.split(".")[0]
     if "/" in name or not name.strip("."):
@@ -206,6 +222,23 @@ def _rest(block: Block, architecture: str, scale: str) -> pa.Table:
     return pa.table(columns)
 
 
+def _split(args: argparse.Namespace) -> int:
+    values = Values(args)
+    trace_options = options.trace_options(values)
+    if args.mix is not None:
+        check_writable(args.mix, "--mix")
+    found = split_values(
+        args.file, trace_options, args.by, watch=lambda rows: counted(rows, f"reading {args.file.name}")
+    )
+    if args.mix is not None:
+        given = {option.dest: text for option in _READING if option.default != (text := values.text(option.flag) or "")}
+        content = streams.mix(args.file, args.by, found, trace_options, given)
+        args.mix.write_text(content, encoding="utf-8", newline="\n")
+    report = {"name": args.file.name, "column": args.by, "values": [asdict(value) for value in found]}
+    _print(report, streams.text(args.by, found) + (f"\nwrote {args.mix}" if args.mix is not None else ""), args.json)
+    return 0
+
+
 def _convert(args: argparse.Namespace) -> int:
     values = Values(args)
     scaling = Scaling(
@@ -213,7 +246,8 @@ def _convert(args: argparse.Namespace) -> int:
         values.number_or("--keep-fraction", 1.0),
         values.count("--num-prompts"),
     )
-    survey = convert(args.file, args.out, options.trace_options(values), scaling)
+    keep = tuple(name for part in (values.text("--keep") or "").split(",") if (name := part.strip()))
+    survey = convert(args.file, args.out, options.trace_options(values), scaling, keep)
     for warning in survey.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     tokens = survey.prefix_block_tokens

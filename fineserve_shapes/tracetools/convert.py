@@ -18,23 +18,22 @@ import pyarrow as pa
 from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.progress import counted
-from fineserve_shapes.tracetools.writing import trace_writer
+from fineserve_shapes.tracetools.writing import COLUMNS, trace_writer
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.seeds import Purpose, rng
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.columns import taken
-from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, find_columns, find_prefixes
+from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, check_label
+from fineserve_shapes.workload.traces.reading import CHUNK_ROWS, Reading, begin
 from fineserve_shapes.workload.traces.survey import RowTally, TraceSurvey
 from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
-from fineserve_shapes.workload.traces.timestamps import DATE_TIME
-from fineserve_shapes.workload.traces.trace import CHUNK_ROWS, nothing_left, open_file
+from fineserve_shapes.workload.traces.trace import nothing_left, origin
 from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
-from fineserve_shapes.workload.traces.units import find_unit
 
 RUN_ROWS = 1_000_000  # that are sorted at once
 SAMPLE_EVERY = 1000  # rows, to find where to cut the runs
-LABELS = ("architecture", "scale")
+LABELS = ("architecture", "scale", "model")  # that are kept of every file
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,55 +85,74 @@ class Scaling:
             raise InputError(f"the number of requests must be at least 1, got {self.num_prompts} (--num-prompts)")
 
 
-def convert(path: Path, out: Path, options: TraceOptions, scaling: Scaling = Scaling()) -> TraceSurvey:
+def convert(
+    path: Path, out: Path, options: TraceOptions, scaling: Scaling = Scaling(), keep: Sequence[str] = ()
+) -> TraceSurvey:
     """Write the trace's kept rows to `out`, in time order, microseconds from the start of the slice.
 
-    Of further columns, latency, architecture, scale and the ids of shared blocks come along. Raises InputError.
+    Of further columns, these come along: the ids of shared blocks and the latency, as numbers, and as texts architecture,
+    scale, model, those that say who asked for what in a form that we know (`Form.labels`), and those to `keep`. Raises
+    InputError.
     """
-    file = open_file(path)
+    reading = begin(path, options)
     if out.exists() and out.resolve() == path.resolve():
         raise InputError(f"{out}: a trace cannot be converted into itself (--out)")
-    columns = find_columns(file, options)
-    unit = find_unit(file, columns, options.timestamp_unit)
-    labels = tuple(name for name in LABELS if name in file.names and file.names.count(name) == 1)
-    numbers = ("latency",) if file.names.count("latency") == 1 and "latency" not in columns else ()
-    block_tokens = find_prefixes(file, columns, options)
-    ids = None if block_tokens is None else PREFIX_COLUMN
-    wanted = Wanted((*columns, *numbers), labels, unit.name == DATE_TIME, ids)
-    cleaner = Cleaner(file, columns, options, block_tokens, unit.name if unit.whole else None)
+    file, unit, block_tokens = reading.file, reading.unit, reading.block_tokens
+    labels = _labels(reading, keep)
+    latency, per_second = ("latency", 1.0) if reading.form is None else reading.form.latency
+    asked = {condition.column for condition in options.conditions}
+    has_latency = file.names.count(latency) == 1 and latency not in (*reading.columns, *labels, *asked)
+    wanted = reading.wanted(numbers=(latency,) if has_latency else (), texts=labels)
+    cleaner = reading.cleaner
     tally = RowTally()
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: there is no such directory (--out)")
     with tempfile.TemporaryDirectory(prefix=".fineserve-", dir=out.parent) as folder:
         runs = _Runs(Path(folder))
-        for rows in counted(_clean(file, wanted, cleaner, tally), f"reading {path.name}"):
+        for rows in counted(_clean(file, wanted, cleaner, tally, labels, per_second), f"reading {path.name}"):
             tally.clean += len(rows)
             runs.add(rows)
         if not tally.clean:
-            raise nothing_left(path, options, tally)
+            raise nothing_left(file, options, tally)
         merged = _sliced(runs.merged(), unit.per_second, options, tally)
         if options.spread_within_s is not None:
             merged = spread(merged, options.spread_within_s, np.random.default_rng(options.seed), options.duration_s)
         if options.max_gap_s is not None:
             merged = cap_gaps(merged, options.max_gap_s)
-        with trace_writer(out, block_tokens=block_tokens) as writer:
+        with trace_writer(out, block_tokens=block_tokens, texts=labels) as writer:
             for rows in counted(_scaled(merged, scaling, options.seed), f"writing {out.name}"):
                 writer.write(rows.time_s, rows.rest.table)
             if not tally.kept:
-                raise nothing_left(path, options, tally)
+                raise nothing_left(file, options, tally)
     return tally.survey(path.name, unit, complete=True, block_tokens=block_tokens)
 
 
-def _clean(file: TraceFile, wanted: Wanted, cleaner: Cleaner, tally: RowTally) -> Iterator[Rows]:
+def _labels(reading: Reading, keep: Sequence[str]) -> tuple[str, ...]:
+    """The columns that come along as texts. Raises InputError for one to keep that cannot."""
+    file = reading.file
+    for name in keep:
+        check_label(file, name, reading.columns, "--keep", "to keep")
+        if name in (*COLUMNS, PREFIX_COLUMN) and name not in LABELS:
+            raise InputError(f"{file.path}: column {name} is written by every conversion, and is none to keep (--keep)")
+    usual = (*LABELS, *(() if reading.form is None else reading.form.labels))
+    present = [name for name in usual if file.names.count(name) == 1 and name not in reading.columns]
+    return tuple(dict.fromkeys((*present, *keep)))
+
+
+def _clean(
+    file: TraceFile, wanted: Wanted, cleaner: Cleaner, tally: RowTally, labels: Sequence[str], per_second: float
+) -> Iterator[Rows]:
     """Kept rows in the file's order, with times in the file's unit."""
     for chunk in file.chunks(wanted, CHUNK_ROWS):
         first_row = tally.rows
         kept = cleaner.clean(chunk, tally)
         at = kept.row - first_row
+        if chunk.at is not None:
+            at = np.searchsorted(chunk.at, at)
         table = {"input_length": pa.array(kept.input_tokens), "output_length": pa.array(kept.output_tokens)}
         for name in wanted.numbers[3:]:
-            table[name] = pa.array(chunk.numbers[name][at], from_pandas=True)
-        for name in wanted.texts:
+            table["latency"] = pa.array(chunk.numbers[name][at] / per_second, from_pandas=True)
+        for name in labels:
             table[name] = _strings(chunk.texts[name], at)
         if kept.prefix is not None:
             table[PREFIX_COLUMN] = _lists(kept.prefix)
@@ -211,7 +229,7 @@ def _sliced(runs: Iterator[Rows], per_second: float, options: TraceOptions, tall
     first: float | None = None
     end_s = np.inf if options.duration_s is None else options.duration_s
     for rows in runs:
-        first = float(rows.time_s[0]) if first is None else first
+        first = origin(float(rows.time_s[0]), tally) if first is None else first
         time_s = (rows.time_s - first) / per_second
         tally.count_times(time_s)
         time_s -= options.start_at_s

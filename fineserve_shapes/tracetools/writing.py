@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN
 from fineserve_shapes.workload.traces.parquetfile import BLOCK_KEY, CLEAN_KEY, UNIT_KEY
-from fineserve_shapes.workload.traces.trace import FORMATS
+from fineserve_shapes.workload.traces.reading import FORMATS
 
 PER_SECOND = 1e6
 MAX_SPAN_S = 9e12  # more microseconds are no 64-bit number
@@ -82,7 +84,9 @@ class _TraceCsv:
         self._schema = pa.schema(flat)
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
         # the header is ours: Arrow quotes every name in it
-        stream.write((",".join(self._schema.names) + "\n").encode())
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(self._schema.names)
+        stream.write(header.getvalue().encode())
         options.include_header = False
         self._writer = pyarrow.csv.CSVWriter(stream, self._schema, write_options=options)
 
@@ -98,11 +102,12 @@ class _TraceCsv:
 
 
 @contextlib.contextmanager
-def trace_writer(path: Path, *, block_tokens: int | None = None) -> Iterator[TraceWriter]:
+def trace_writer(path: Path, *, block_tokens: int | None = None, texts: Iterable[str] = ()) -> Iterator[TraceWriter]:
     """A writer for a file, by its name; the file appears when all is written, and not at all if that fails.
 
     block_tokens: how many tokens stand behind each id of a shared block, if rows have such ids. A Parquet file says so
-    in its metadata, and what its unit is, that its rows are in time order and clean, and how many they are.
+    in its metadata, and what its unit is, that its rows are in time order and clean, and how many they are. texts: further
+    columns.
 
     Raises InputError where the file cannot be written or its name says no format.
     """
@@ -112,9 +117,9 @@ def trace_writer(path: Path, *, block_tokens: int | None = None) -> Iterator[Tra
         raise InputError(f"{path}: the name of a trace ends in {', '.join(FORMATS)} (--out)")
     if path.is_dir():
         raise InputError(f"{path}: this is a directory, not a file to write (--out)")
-    schema = pa.schema(
-        [(name, _TYPES[name]) for name in (*COLUMNS, *([] if block_tokens is None else [PREFIX_COLUMN]))]
-    )
+    names = (*COLUMNS, *([] if block_tokens is None else [PREFIX_COLUMN]))
+    further = [name for name in texts if name not in names]
+    schema = pa.schema([(name, _TYPES[name]) for name in names] + [(name, pa.string()) for name in further])
     unfinished = path.with_name(path.name + ".part")
     try:
         with contextlib.ExitStack() as stack:

@@ -16,11 +16,13 @@ from fineserve_shapes.workload.dataset import Entry, read_entries
 from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
 from fineserve_shapes.workload.seeds import Purpose, rng
 from fineserve_shapes.workload.traces.cleaning import Cleaner
-from fineserve_shapes.workload.traces.forms import TraceColumns, find_length_columns
+from fineserve_shapes.workload.traces.forms import TraceColumns, find_length_columns, form_of_lengths
+from fineserve_shapes.workload.traces.reading import CHUNK_ROWS, open_file
+from fineserve_shapes.workload.traces.selection import normalised
 from fineserve_shapes.workload.traces.survey import RowTally
-from fineserve_shapes.workload.traces.trace import CHUNK_ROWS, open_file, source_digest
+from fineserve_shapes.workload.traces.trace import source_digest
 from fineserve_shapes.workload.traces.tracefile import Wanted
-from fineserve_shapes.workload.traces.traceoptions import TraceOptions, normalised
+from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
 PAIRS_HELD = 1_000_000  # of a longer file so many are held, drawn at random
 ENTRIES_COUNTED = 4_000  # of a longer prompt file: counting tokens takes a millisecond an entry
@@ -178,13 +180,18 @@ def read_pairs(path: Path, options: TraceOptions, seed: int = 0) -> LengthSource
     file = open_file(path)
     names = find_length_columns(file, options)
     timeless = TraceColumns("", *names)  # a column of zeros stands in for the timestamps
-    cleaner = Cleaner(file, timeless, options)
+    form = form_of_lengths(file, names)
+    cleaner = Cleaner(file, timeless, options, form)
+    labels = [condition.column for condition in options.conditions]
+    if form is not None and form.images is not None:
+        labels.append(form.images)
+    wanted = Wanted(names, tuple(dict.fromkeys(labels)), date_times=False)
     tally = RowTally()
     drawing = rng(seed, Purpose.SAMPLE_OF_LENGTHS)
     keys: FloatArray = np.empty(0)
     inputs = outputs = np.empty(0, dtype=np.int32)
-    for chunk in file.chunks(Wanted(names, tuple(options.filters), date_times=False), CHUNK_ROWS):
-        chunk.numbers[""] = np.zeros(chunk.rows)
+    for chunk in file.chunks(wanted, CHUNK_ROWS):
+        chunk.numbers[""] = np.zeros(len(chunk.numbers[names[0]]))
         rows = cleaner.clean(chunk, tally)
         tally.kept += len(rows)
         keys = np.concatenate([keys, drawing.random(len(rows))])
@@ -201,7 +208,8 @@ def read_pairs(path: Path, options: TraceOptions, seed: int = 0) -> LengthSource
     line = f"pairs of {path.name}, {tally.kept:,} rows"
     if tally.kept > len(keys):
         line += f", of which {len(keys):,} are held"
-    return LengthSource(pairs, {"pairs": source_digest(path), "filters": options.filters}, line)
+    filters = {condition.column: condition.value for condition in options.conditions}
+    return LengthSource(pairs, {"pairs": source_digest(path), "filters": filters}, line)
 
 
 def parse_strata(text: str) -> list[tuple[str, str, float]]:

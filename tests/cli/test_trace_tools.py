@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,57 @@ def test_blocks_of_another_size_are_told_in_the_file_or_with_the_flag(tmp_path: 
     assert (found["prefix_block_tokens"], found["span_s"], found["timestamp_unit"]) == (16, 61.114, "us")
 
 
+def test_a_conversion_keeps_who_asked_for_what(tmp_path: Path) -> None:
+    """The model, the columns of a form that we know, and those that are named."""
+    path = tmp_path / "x.csv"
+    header = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type"
+    path.write_text(f'{header}\n5,s,1,GPT-4,10,20,30,"a, b"\n3,,2,,1,2,3,API\n')
+    for ending in FORMATS:
+        out = tmp_path / f"out{ending}"
+        assert run("convert", path, "--out", out, "--keep", "Elapsed time, Total tokens") == 0
+        found = TraceOptions(where=(("Log Type", "a, b"), ("Total tokens", "30"), ("Elapsed time", "1")))
+        (columns,) = open_trace(out, found).blocks()
+        assert columns.input_tokens.tolist() == [10]
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert frame.columns.tolist()[6:] == ["Model", "Log Type", "Session ID", "Elapsed time", "Total tokens"]
+    assert frame["Session ID"].fillna("-").tolist() == ["-", "s"]
+
+
+def test_sessions_become_rows_with_model_and_latency(tmp_path: Path, capsys: Any) -> None:
+    calls = [
+        {"timestamp": f"2026-06-01T00:00:0{at}Z", "duration_ms": 1500.0, "model": model, "result": "Success",
+         "tokens": {"prompt": at + 1, "completion": 2, "cached": 1}}
+        for at, model in ((4, "Model A"), (1, "Model B"))
+    ]  # fmt: skip
+    path, out = tmp_path / "shard.jsonl", tmp_path / "out.csv"
+    path.write_text(json.dumps({"session_id": "s", "turns": [{"turn_id": "t", "llm_calls": calls}]}) + "\n")
+    assert run("convert", path, "--out", out, "--keep", "tokens.cached") == 0
+    frame = pd.read_csv(out)
+    assert frame.input_length.tolist() == [2, 5]
+    assert frame.timestamp.tolist() == [0, 3_000_000]
+    assert frame.latency.tolist() == [1.5, 1.5]
+    assert frame.model.tolist() == ["Model B", "Model A"]
+    assert frame.session_id.tolist() == ["s", "s"]
+    assert frame["tokens.cached"].tolist() == [1, 1]
+    assert inspected(capsys, out)["timestamp_unit"] == "us"
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_converted_part_is_the_part_of_what_is_converted(tmp_path: Path, ending: str) -> None:
+    path = write(
+        tmp_path / "x.csv",
+        [(row, row + 1, 1, "ab"[row % 2]) for row in range(40)],
+        "timestamp,input_length,output_length,model",
+    )
+    out, part = tmp_path / f"all{ending}", tmp_path / f"part{ending}"
+    assert run("convert", path, "--out", out, "--timestamp-unit", "s") == 0
+    assert run("convert", path, "--out", part, "--timestamp-unit", "s", "--where", "model=b") == 0
+    (columns,) = open_trace(out, TraceOptions(where=(("model", "b"),))).blocks()
+    (expected,) = open_trace(part).blocks()
+    assert columns.time_s.tolist() == expected.time_s.tolist()
+    assert columns.input_tokens.tolist() == expected.input_tokens.tolist() == list(range(2, 41, 2))
+
+
 @pytest.mark.parametrize("run_rows", [7, 50, 10_000])
 def test_any_order_is_sorted_stably_in_runs_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_rows: int
@@ -223,6 +276,44 @@ def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: 
     assert run("convert", path, "--out", tmp_path / out, "--timestamp-unit", "s") == 2
     assert "--out" in capsys.readouterr().err
     assert sorted(found.name for found in tmp_path.iterdir()) == ["folder", "x.csv"]
+
+
+# --- split
+
+
+def test_split_counts_the_values_of_a_column(tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path / "x.csv", [(0, 1, 1, "a"), (1000, 3, 5, "b"), (3000, 5, 7, "b"), (9000, 1, 1, "")],
+                 "timestamp,input_length,output_length,model")  # fmt: skip
+    given = (path, "--by", "model", "--timestamp-unit", "ms")
+    assert run("split", *given) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^b +2 +2 +50.00 % +1 s +3 s +0.5 +4 +6$", text, re.MULTILINE)
+    assert "without a model: 1 row, of which 1 usable" in text
+    assert run("split", *given, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [value["value"] for value in found["values"]] == ["b", "a", ""]
+    assert found["values"][0] == {
+        "value": "b", "rows": 2, "usable": 2, "first_s": 1.0, "last_s": 3.0, "input_tokens": 4.0, "output_tokens": 6.0,
+    }  # fmt: skip
+
+
+def test_a_mix_has_a_stream_for_each_value_and_how_the_trace_is_read(tmp_path: Path, capsys: Any) -> None:
+    path = write(tmp_path / "x.csv", [(0, 1, 1, "GPT-4", "text"), (1, 3, 5, "Model B", "text")],
+                 "timestamp,input_length,output_length,model,type")  # fmt: skip
+    out = tmp_path / "mix.toml"
+    assert run("split", path, "--by", "model", "--mix", out, "--timestamp-unit", "s", "--where", "type=text",
+               "--max-model-len", "4096") == 0  # fmt: skip
+    assert f"wrote {out}" in capsys.readouterr().out
+    text = out.read_text()
+    assert tomllib.loads(text) == {
+        "defaults": {"timestamp_unit": "s", "max_model_len": "4096", "time_origin": "trace"},
+        "streams": {
+            "gpt-4": {"kind": "replay", "request_trace_csv": str(path), "where": "type=text,model=GPT-4"},
+            "model-b": {"kind": "replay", "request_trace_csv": str(path), "where": "type=text,model=Model B"},
+        },
+    }
+    assert text.count("# host = ") == 2
+    assert '# model = "Model B"' in text
 
 
 # --- fit and synth
@@ -307,12 +398,14 @@ def test_the_real_trace_is_fitted_and_the_misfit_at_short_times_is_told(tmp_path
 # --- the command
 
 
-@pytest.mark.parametrize("tool", ["inspect", "fit", "synth", "convert"])
-def test_every_tool_explains_itself(capsys: Any, tool: str) -> None:
+@pytest.mark.parametrize(
+    ("tool", "flag"), [*((tool, "--seed") for tool in ("inspect", "fit", "synth", "convert")), ("split", "--where")]
+)
+def test_every_tool_explains_itself(capsys: Any, tool: str, flag: str) -> None:
     with pytest.raises(SystemExit) as ended:
         run(tool, "--help")
     assert ended.value.code == 0
-    assert "--seed" in capsys.readouterr().out
+    assert flag in capsys.readouterr().out
 
 
 def test_the_tools_need_neither_locust_nor_gevent() -> None:
@@ -358,6 +451,14 @@ def test_progress_is_on_stderr_for_what_takes_longer(capsys: Any, monkeypatch: p
         (("synth", "--out", "x.csv", "--duration", "9", "--model-class", "none"), "--model-class"),
         (("convert", MOE), "--out"),
         (("convert", MOE, "--out", "x.csv", "--keep-fraction", "2"), "--keep-fraction"),
+        (("convert", MOE, "--out", "x.csv", "--keep", "modle"), "no column modle to keep (--keep)"),
+        (("convert", MOE, "--out", "x.csv", "--keep", "latency"), "is written by every conversion"),
+        (("inspect", MOE, "--where", "scale"), "--where takes COLUMN=VALUE"),
+        (("inspect", MOE, "--where", "scal=x"), "did you mean scale?"),
+        (("inspect", MOE, "--time-origin", "x"), "invalid choice"),
+        (("split", MOE), "--by"),
+        (("split", MOE, "--by", "latncy"), "did you mean latency?"),
+        (("split", MOE, "--by", "scale", "--mix", "nowhere/x.toml"), "(--mix)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pandas._libs.parsers import STR_NA_VALUES
 from traces import MINIMAL, PUBLISHED, rows
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.workload.traces.csvfile import MISSING
 from fineserve_shapes.workload.traces.csvrecords import LONGEST_RECORD_BYTES, CountedRecords
 from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
@@ -124,6 +126,19 @@ def test_a_separator_is_known_where_the_header_has_no_other(write: Write, separa
     assert rows(open_trace(write(*(line.replace(",", separator) for line in lines)))) == [(0.0, 1, 2), (1.0, 3, 4)]
     with pytest.raises(InputError, match=r"row 1 \(line 2\) has 4 fields"):
         open_trace(write(*(line.replace(",", separator) for line in (MINIMAL, "0,1,2,3"))))
+
+
+def test_what_stands_for_a_missing_number_is_what_pandas_takes_for_one(write: Write) -> None:
+    """In a column of texts it is a text."""
+    assert set(MISSING) == STR_NA_VALUES
+    path = write(
+        MINIMAL + ",model", *(f"{text},1,{number},{text}" for number, text in enumerate(MISSING, 1)), "5,1,99,x"
+    )
+    trace = open_trace(path, TraceOptions(timestamp_unit="s"))
+    assert (rows(trace), trace.survey.dropped["missing_timestamp"]) == ([(0.0, 1, 99)], len(MISSING))
+    for text in MISSING:
+        with pytest.raises(InputError, match="none of its 20 rows can be used: 1 missing_timestamp, 19 filtered out"):
+            open_trace(path, TraceOptions(timestamp_unit="s", where=(("model", text),)))
 
 
 def test_a_decimal_comma_between_semicolons_is_named(write: Write) -> None:

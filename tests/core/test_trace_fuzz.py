@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.traces.trace import FORMATS, TraceOptions, open_trace
+from fineserve_shapes.workload.traces.reading import FORMATS
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 CSV = b"input_length,output_length,latency,timestamp,architecture,scale\n" + b"".join(
     b"%d,%d,0.1,%d,Dense,<10B\n" % (i + 1, i % 5, i * 100_000) for i in range(20)
@@ -24,6 +25,27 @@ DATES = b"TIMESTAMP,ContextTokens,GeneratedTokens\r\n" + b"".join(
 )
 JSONL = b"".join(
     json.dumps({"timestamp": i, "input_length": 5, "output_length": 6, "hash_ids": [1]}).encode() + b"\n"
+    for i in range(20)
+)
+SESSIONS = b"".join(
+    json.dumps(
+        {
+            "session_id": "s",
+            "turns": [
+                {
+                    "turn_id": "t",
+                    "llm_calls": [
+                        {
+                            "timestamp": f"2026-06-01T00:00:{i:02d}Z",
+                            "model": "A",
+                            "tokens": {"prompt": 5, "completion": 6},
+                        }
+                    ],
+                }
+            ],
+        }
+    ).encode()
+    + b"\n"
     for i in range(20)
 )
 
@@ -39,7 +61,7 @@ SEEDS = {
     ".csv": [CSV, DATES],
     ".csv.gz": [gzip.compress(CSV, mtime=0)],
     ".csv.zst": [zstandard.compress(CSV)],
-    ".jsonl": [JSONL],
+    ".jsonl": [JSONL, SESSIONS],
     ".jsonl.gz": [gzip.compress(JSONL, mtime=0)],
     ".jsonl.zst": [zstandard.compress(JSONL)],
     ".parquet": [parquet()],
@@ -48,6 +70,7 @@ NASTY = [
     b"", b",", b"\n", b"\r", b'"', b"\0", b"nan", b"inf", b"-1", b"1e999", b"9" * 40, b"0x1", b"True", b"null", b"{", b"]",
     b"\xff", b"\xef\xbb\xbf", b"2023-01-01", b"2023-01-01T00:00:00Z", b"9999-12-31 23:59:59.9999999", b" ", b"1,2", b"#",
     b"-9223372036854775809", b"\xc2\xa0", b"\xd9\xa3", b"1_0", b";", b"1970-01-01 00:00:00+99:99",
+    b'"turns":[],', b'{"a":' * 600,
 ]  # fmt: skip
 
 
@@ -66,6 +89,8 @@ OPTIONS = st.sampled_from(
         TraceOptions(timestamp_unit="us"),
         TraceOptions(),
         TraceOptions(scale="lt10B", below_one="clamp", max_model_len=10),
+        TraceOptions(where=(("scale", "<10B"),), time_origin="trace"),
+        TraceOptions(where=(("latency", "0.1"), ("architecture", "Dense")), timestamp_unit="us"),
         TraceOptions(start_at_s=1.0, duration_s=1.0, spread_within_s=0.5, max_gap_s=0.1, missing_timestamp="error"),
     ]
 )

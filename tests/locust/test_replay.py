@@ -64,6 +64,21 @@ def test_one_process_and_workers_follow_the_same_plan(tmp_path: Path):
     assert shown[1] == "200"  # Locust's own table counts requests, not metrics
 
 
+def test_a_part_of_a_trace_keeps_its_place_in_it(tmp_path: Path):
+    """One of three models, with the times of the whole."""
+    trace, log, out = tmp_path / "trace.csv", tmp_path / "truth.jsonl", tmp_path / "out.json"
+    rows = [f"{20 * row},{row + 1},2,{'abc'[row % 3]}" for row in range(90)]
+    trace.write_text("\n".join(["timestamp,input_length,output_length,model", *rows, ""]))
+    with SimulatorProcess(ttft_ms=5, itl_ms=1, ground_truth=log) as simulator:
+        done = run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--timestamp-unit", "ms",
+                          "--where", "model=c", "--time-origin", "trace", "--output-file", out)  # fmt: skip
+    assert done.code == 0, done.output
+    plan = summary_of(out)["plan"]
+    assert (plan["rows"], plan["kept"], plan["filtered"]) == (90, 30, 60)
+    assert plan["span_s"] == 1.78  # its last row is the last of all, its first one the third
+    assert sorted(row["prompt_tokens"] for row in truth(log)) == list(range(3, 91, 3))
+
+
 def test_forked_workers_share_the_plan(tmp_path: Path):
     trace = write_trace(tmp_path / "trace.csv", even(100, 100.0))
     out = tmp_path / "out.json"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
 from fineserve_shapes.workload.traces.columns import CleanRows, taken
-from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, TraceColumns
+from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, Form, TraceColumns
+from fineserve_shapes.workload.traces.selection import selected
 from fineserve_shapes.workload.traces.survey import CLAMP_BITS, RowTally
 from fineserve_shapes.workload.traces.timestamps import fractional
-from fineserve_shapes.workload.traces.tracefile import Chunk, TraceFile, wrong_value
-from fineserve_shapes.workload.traces.traceoptions import TraceOptions, normalised
+from fineserve_shapes.workload.traces.tracefile import Chunk, TraceFile, no_number, wrong_value
+from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
 MAX_LENGTH = 2**31 - 1  # a larger number is no length of a text
 MAX_TICKS = 2.0**63  # in nanoseconds 292 years from 1970
@@ -23,8 +24,9 @@ MAX_TICKS = 2.0**63  # in nanoseconds 292 years from 1970
 
 @dataclass(frozen=True, slots=True)
 class Cleaner:
-    """Applies the filters and then the policies of the options.
+    """Applies the selection and then the policies of the options.
 
+    form: the published form of the file, whose own rules hold too; None where it has none that we know.
     block_tokens: how many tokens of a prompt stand behind each of its ids; another number of ids is an error.
     whole_in: the unit that was taken for granted because timestamps are whole numbers; one that is not is an error.
     """
@@ -32,6 +34,7 @@ class Cleaner:
     file: TraceFile
     columns: TraceColumns
     options: TraceOptions
+    form: Form | None = None
     block_tokens: int | None = None
     whole_in: str | None = None
 
@@ -42,22 +45,25 @@ class Cleaner:
         """
         first_row = tally.rows
         tally.rows += chunk.rows
-        row: IntArray = np.arange(first_row, tally.rows, dtype=np.int64)
-        ticks, inputs, outputs = (chunk.numbers[name] for name in self.columns)
+        all_ticks, all_inputs, all_outputs = (chunk.numbers[name] for name in self.columns)
+        if self.options.time_origin == "trace":
+            tally.count_ticks(all_ticks if chunk.every_tick is None else chunk.every_tick, first_row)
 
-        for name, value in self.options.filters.items():
-            labels = chunk.texts[name]
-            tally.labels[name].update(map(str, labels.categories))
-            wanted = _having(labels, value)[row - first_row]
-            tally.filtered += len(row) - int(np.count_nonzero(wanted))
-            row, ticks, inputs, outputs = row[wanted], ticks[wanted], inputs[wanted], outputs[wanted]
-
-        missing = np.isnan(ticks)
+        kept = np.arange(len(all_ticks))  # places in the chunk
+        if self.options.conditions:
+            kept = np.flatnonzero(selected(chunk.texts, self.options.conditions, len(all_ticks)))
+            tally.filtered += chunk.rows - len(kept)
+        missing = np.isnan(_picked(all_ticks, kept))
         if missing.any():
             if self.options.missing_timestamp == "error":
-                raise self._error(missing, row, 0, ticks, "(--missing-timestamp drop leaves such rows out)")
-            tally.dropped["missing_timestamp"] += int(np.count_nonzero(missing))
-            row, ticks, inputs, outputs = row[~missing], ticks[~missing], inputs[~missing], outputs[~missing]
+                row = first_row + chunk.places[kept]
+                raise self._error(missing, row, 0, all_ticks[kept], "(--missing-timestamp drop leaves such rows out)")
+            tally.drop("missing_timestamp", int(np.count_nonzero(missing)))
+            kept = kept[~missing]
+        if self.form is not None:
+            kept = self._by_form(self.form, chunk, kept, first_row, tally)
+        row = first_row + (kept if chunk.at is None else chunk.at[kept])
+        ticks, inputs, outputs = (_picked(values, kept) for values in (all_ticks, all_inputs, all_outputs))
         absurd = np.abs(ticks) > MAX_TICKS
         if absurd.any():
             raise self._error(absurd, row, 0, ticks, "is no time")
@@ -66,7 +72,7 @@ class Cleaner:
             raise self._error(broken, row, 0, ticks, complaint)
 
         recorded = np.zeros(len(row), dtype=np.uint8)
-        prefix = None if chunk.ids is None else chunk.ids[row - first_row]
+        prefix = None if chunk.ids is None else chunk.ids[kept]
         clean = CleanRows(row, ticks, self._lengths(row, 1, inputs), self._lengths(row, 2, outputs), recorded, prefix)
         if prefix is not None and self.block_tokens is not None:
             clean = replace(clean, prefix=self._blocks(clean, prefix, self.block_tokens))
@@ -75,6 +81,23 @@ class Cleaner:
             most = -(-clean.input_tokens // clean.prefix.block_tokens)
             clean = replace(clean, prefix=clean.prefix.cut(most))
         return clean
+
+    def _by_form(self, form: Form, chunk: Chunk, kept: IntArray, first_row: int, tally: RowTally) -> IntArray:
+        """The places that the form's own rules leave."""
+        if form.images is not None:
+            labels = chunk.texts[form.images]
+            images = np.array([*(_number(label) for label in labels.categories), 0.0])[np.asarray(labels.codes)][kept]
+            if np.isnan(images).any():
+                first = kept[np.argmax(np.isnan(images))]
+                raise no_number(self.file, first_row + int(chunk.places[first]), form.images, labels[first])
+            tally.drop("with_images", int(np.count_nonzero(images)))
+            kept = kept[images == 0]
+        if form.unknown_length is not None:
+            lengths = np.stack([chunk.numbers[name][kept] for name in self.columns[1:]])
+            unknown = ((lengths == form.unknown_length) | np.isnan(lengths)).any(axis=0)
+            tally.drop("unknown_length", int(np.count_nonzero(unknown)))
+            kept = kept[~unknown]
+        return kept
 
     def _blocks(self, rows: CleanRows, prefix: PrefixBlocks, block_tokens: int) -> PrefixBlocks:
         """The ids, each of a block of so many tokens, if there are as many as each prompt has blocks."""
@@ -121,7 +144,7 @@ class Cleaner:
             column, values = (1, rows.input_tokens) if low_input[np.argmax(low)] else (2, rows.output_tokens)
             raise self._error(low, rows.row, column, values, "is below 1 (--below-one drop or clamp)")
         if self.options.below_one == "drop":
-            tally.dropped["below_one"] += int(np.count_nonzero(low))
+            tally.drop("below_one", int(np.count_nonzero(low)))
             return taken(rows, ~low)
         inputs, outputs = np.maximum(rows.input_tokens, 1), np.maximum(rows.output_tokens, 1)
         clamped = rows.clamped | low * CLAMP_BITS["below_one"]
@@ -144,7 +167,7 @@ class Cleaner:
                 " (--beyond-max-model-len clamp or drop)",
             )
         if self.options.beyond_max_model_len == "drop":
-            tally.dropped["beyond_max_model_len"] += int(np.count_nonzero(long))
+            tally.drop("beyond_max_model_len", int(np.count_nonzero(long)))
             return taken(rows, ~long)
         inputs = np.minimum(rows.input_tokens, context - 1)
         outputs = np.minimum(rows.output_tokens, context - inputs)
@@ -159,7 +182,14 @@ class Cleaner:
         return wrong_value(self.file, int(row[first]), self.columns[column], values[first].item(), complaint)
 
 
-def _having(labels: pd.Categorical, value: str) -> BoolArray:
-    """The rows with this label, whatever its spelling; a missing label has code -1, the last entry."""
-    alike = [normalised(str(label)) == normalised(value) for label in labels.categories]
-    return np.array([*alike, False])[np.asarray(labels.codes)]
+def _picked(values: FloatArray, places: IntArray) -> FloatArray:
+    """The values at ascending places, without a copy where these are all."""
+    return values if len(places) == len(values) else values[places]
+
+
+def _number(label: str) -> float:
+    """A text as a number; NaN where it is none."""
+    try:
+        return float(label)
+    except ValueError:
+        return math.nan

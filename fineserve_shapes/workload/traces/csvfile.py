@@ -28,6 +28,12 @@ from fineserve_shapes.workload.traces.tracefile import (
 
 SEPARATORS = (",", ";", "\t", "|")
 
+# What stands for a missing number, as in pandas itself; a text is missing where its field is empty.
+MISSING = [
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+]  # fmt: skip
+
 
 class CsvFile:
     """The first line that is not blank names the columns; blanks around a name are none of it. Blank lines are no rows.
@@ -89,9 +95,11 @@ class CsvFile:
         if wanted.ids is not None:
             kinds[wanted.ids] = object
         positions = {self.names.index(name): kind for name, kind in kinds.items()}
+        missing = {self.names.index(name): [""] if name in wanted.texts else MISSING for name in kinds}
         with readable(self.path), open_bytes(self.path) as stream:
             counted = CountedRecords(stream, self.separator.encode(), len(self.names))
-            reader: Any = pd.read_csv(counted, **self._parsing(list(kinds), dtype=positions), chunksize=rows)  # type: ignore[call-overload]
+            parsing = self._parsing(list(kinds), dtype=positions) | {"keep_default_na": False, "na_values": missing}
+            reader: Any = pd.read_csv(counted, **parsing, chunksize=rows)  # type: ignore[call-overload]
             with reader:
                 for first_row in count(0, rows):
                     try:
@@ -108,13 +116,14 @@ class CsvFile:
                     self._check(counted.wrong, first_row + len(frame))
                     columns = self._by_name(frame, kinds)
                     numbers = {name: columns[name].to_numpy() for name in wanted.numbers}
+                    row = np.arange(first_row, first_row + len(frame))
                     if wanted.date_times:
                         name = wanted.numbers[0]
-                        numbers[name] = date_ticks(self, name, columns[name], first_row)
+                        numbers[name] = date_ticks(self, name, columns[name], row)
                     texts = {name: columns[name].array for name in wanted.texts}
                     ids = None
                     if wanted.ids is not None:
-                        ids = listed_ids(self, wanted.ids, columns[wanted.ids], first_row)
+                        ids = listed_ids(self, wanted.ids, columns[wanted.ids], row)
                     yield Chunk(len(frame), numbers, texts, ids)
 
     def place(self, row: int) -> str:

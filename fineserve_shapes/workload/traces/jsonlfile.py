@@ -12,9 +12,11 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.traces.forms import TELLING
+from fineserve_shapes.workload.traces.selection import label_of, selected
+from fineserve_shapes.workload.traces.sessions import calls_of, holds_sessions
 from fineserve_shapes.workload.traces.tracefile import (
     PEEK_ROWS,
     Chunk,
@@ -29,10 +31,14 @@ from fineserve_shapes.workload.traces.tracefile import (
 # What a file is, is told by its first rows: so many, or what is in so many bytes.
 HEAD_ROWS = 100_000
 HEAD_BYTES = 32 << 20
+SESSION_CALLS = 32_768  # that are held at once: a call has ten times the values of a plain row
+DEPTH = 8  # of objects in objects, whose keys have names
 
 
 class JsonlFile:
-    """The keys of the first `HEAD_ROWS` objects name the columns; a key that an object lacks is a missing value.
+    """The keys of the first `HEAD_ROWS` objects name the columns; a key that an object lacks is a missing value. A column
+    inside an object is named with dots between, as in `tokens.prompt`. Where the lines are sessions, each of their calls
+    is a row (`calls_of`).
 
     A key that tells what the file is (`TELLING`) and comes later only is an error: the rows before it were read as those
     of another file. Other keys may come and go.
@@ -44,22 +50,30 @@ class JsonlFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         names: dict[str, None] = {}
+        self._sessions = False
         self._head_rows = read = 0
         for number, line in self._lines():
-            names.update(dict.fromkeys(self._object(number, line)))
-            self._head_rows += 1
+            fields = self._object(number, line)
+            if not read:
+                self._sessions = holds_sessions(fields)
+            rows = calls_of(fields, f"{path}: line {number}") if self._sessions else [fields]
+            for row in rows:
+                _add_names(row, "", names)
+            self._head_rows += len(rows)
             read += len(line)
-            if self._head_rows == HEAD_ROWS or read >= HEAD_BYTES:
+            if self._head_rows >= HEAD_ROWS or read >= HEAD_BYTES:
                 break
-        if not self._head_rows:
+        if not read:
             raise InputError(f"{path}: the file is empty")
+        if not self._head_rows:
+            raise InputError(f"{path}: its first {read:,} bytes hold sessions without a call")
         self.names = tuple(names)
         self._late = TELLING - names.keys()
 
     def head(self, column: str) -> list[object]:
         objects = self._objects()
         while batch := list(islice(objects, PEEK_ROWS)):
-            found = [value for fields in batch if (value := fields.get(column)) is not None]
+            found = [value for value in _column(batch, column) if value is not None]
             if found:
                 return found
         return []
@@ -69,25 +83,31 @@ class JsonlFile:
 
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
         objects = self._objects()
+        if self._sessions:
+            rows = min(rows, SESSION_CALLS)
         first_row = 0
         while batch := list(islice(objects, rows)):
             self._check_keys(batch, first_row)
-            numbers = {}
-            for name in wanted.numbers:
-                values = [fields.get(name) for fields in batch]
-                if wanted.date_times and name == wanted.numbers[0]:
-                    numbers[name] = date_ticks(self, name, pd.Series(values, dtype=object), first_row)
-                else:
-                    numbers[name] = self._floats(name, values, first_row)
-            texts = {name: pd.Categorical([_label(fields.get(name)) for fields in batch]) for name in wanted.texts}
+            read, at, every_tick = len(batch), None, None
+            row = np.arange(first_row, first_row + read)
+            texts = {name: pd.Categorical(list(map(_label, _column(batch, name)))) for name in wanted.texts}
+            if wanted.conditions:
+                at = np.flatnonzero(selected(texts, wanted.conditions, read))
+                if wanted.every_tick:
+                    every_tick = self._ticks(wanted, batch, row)
+                texts = {name: labels[at] for name, labels in texts.items()}
+                batch, row = [batch[place] for place in at.tolist()], row[at]
+            numbers = {name: self._floats(name, _column(batch, name), row) for name in wanted.numbers[1:]}
+            if wanted.numbers:
+                numbers[wanted.numbers[0]] = self._ticks(wanted, batch, row)
             ids = None
             if (column := wanted.ids) is not None:
-                ids = listed_ids(self, column, (fields.get(column) for fields in batch), first_row)
-            yield Chunk(len(batch), numbers, texts, ids)
-            first_row += len(batch)
+                ids = listed_ids(self, column, (fields.get(column) for fields in batch), row)
+            yield Chunk(read, numbers, texts, ids, at, every_tick)
+            first_row += read
 
     def place(self, row: int) -> str:
-        line = next(islice((number for number, _ in self._lines()), row, None))
+        line = next(islice((number for number, _ in self._numbered()), row, None))
         return f"row {row + 1} (line {line})"
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
@@ -98,8 +118,20 @@ class JsonlFile:
                 if text.strip():
                     yield number, text
 
+    def _numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The rows, each with the number of its line."""
+        for number, line in self._lines():
+            fields = self._object(number, line)
+            if not self._sessions:
+                yield number, fields
+            else:
+                for call in calls_of(fields, f"{self.path}: line {number}"):
+                    yield number, call
+
     def _objects(self) -> Iterator[dict[str, Any]]:
-        return (self._object(number, line) for number, line in self._lines())
+        if not self._sessions:  # the same in fewer steps
+            return (self._object(number, line) for number, line in self._lines())
+        return (fields for _, fields in self._numbered())
 
     def _object(self, number: int, line: bytes) -> dict[str, Any]:
         try:
@@ -122,18 +154,25 @@ class JsonlFile:
                     f' rows tell what the file is: put "{key}": null into the first row'
                 )
 
-    def _floats(self, name: str, values: list[Any], first_row: int) -> FloatArray:
+    def _ticks(self, wanted: Wanted, batch: list[dict[str, Any]], row: IntArray) -> FloatArray:
+        name = wanted.numbers[0]
+        values = _column(batch, name)
+        if wanted.date_times:
+            return date_ticks(self, name, pd.Series(values, dtype=object), row)
+        return self._floats(name, values, row)
+
+    def _floats(self, name: str, values: list[Any], row: IntArray) -> FloatArray:
         if set(map(type, values)) <= {int, float, type(None)}:
             return np.array(values, dtype=np.float64)  # None becomes NaN
         floats = np.empty(len(values))
-        for row, value in enumerate(values):
+        for place, value in enumerate(values):
             try:
-                floats[row] = math.nan if value is None else _float(value)
+                floats[place] = math.nan if value is None else _float(value)
                 proper = not isinstance(value, bool)
             except (TypeError, ValueError):
                 proper = False
             if not proper:
-                raise no_number(self, first_row + row, name, value)
+                raise no_number(self, int(row[place]), name, value)
         return floats
 
 
@@ -147,4 +186,28 @@ def _float(value: Any) -> float:
 
 
 def _label(value: object) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else label_of(value)
+
+
+def _column(batch: list[dict[str, Any]], name: str) -> list[Any]:
+    """A column's value in each row."""
+    if "." not in name:
+        return [fields.get(name) for fields in batch]
+    return [_inside(fields, name) for fields in batch]
+
+
+def _inside(fields: dict[str, Any], name: str) -> Any:
+    """The value of a key, or at the end of a path of keys with dots between; None where there is none."""
+    if name in fields:
+        return fields[name]
+    outer, _, rest = name.partition(".")
+    inner = fields.get(outer)
+    return _inside(inner, rest) if rest and isinstance(inner, dict) else None
+
+
+def _add_names(fields: dict[str, Any], prefix: str, names: dict[str, None]) -> None:
+    """Add the keys of a row, and with dots those of the objects in it."""
+    for key, value in fields.items():
+        names[prefix + key] = None
+        if isinstance(value, dict) and prefix.count(".") < DEPTH:
+            _add_names(value, f"{prefix}{key}.", names)

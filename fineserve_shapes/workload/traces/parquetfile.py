@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
+from fineserve_shapes.workload.traces.selection import label_of, selected
 from fineserve_shapes.workload.traces.timestamps import PER_SECOND
 from fineserve_shapes.workload.traces.tracefile import (
     PEEK_ROWS,
@@ -83,25 +84,35 @@ class ParquetFile:
 
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
         first_row = 0
+        ids_columns = [] if wanted.ids is None else [wanted.ids]
         with readable(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
-            ids_columns = [] if wanted.ids is None else [wanted.ids]
             for batch in file.iter_batches(rows, columns=[*wanted.numbers, *wanted.texts, *ids_columns]):
-                numbers = {}
-                for name in wanted.numbers:
-                    values = batch.column(name)
-                    if wanted.date_times and name == wanted.numbers[0]:
-                        numbers[name] = date_ticks(self, name, values.to_pandas().astype(object), first_row)
-                    else:
-                        numbers[name] = self._floats(name, values)
-                texts = {
-                    name: pd.Categorical(batch.column(name).cast(pa.string()).to_pandas()) for name in wanted.texts
-                }
-                ids = None if wanted.ids is None else self._ids(wanted.ids, batch.column(wanted.ids), first_row)
-                yield Chunk(batch.num_rows, numbers, texts, ids)
-                first_row += batch.num_rows
+                texts = {name: _labels(batch.column(name)) for name in wanted.texts}
+                at, every_tick, read = None, None, batch.num_rows
+                if wanted.conditions:
+                    here = selected(texts, wanted.conditions, read)
+                    at = np.flatnonzero(here)
+                    if wanted.every_tick:
+                        row = np.arange(first_row, first_row + read)
+                        every_tick = self._ticks(wanted, batch.column(wanted.numbers[0]), row)
+                    texts = {name: labels[here] for name, labels in texts.items()}
+                    batch = batch.filter(pa.array(here))
+                row = first_row + (np.arange(read) if at is None else at)
+                numbers = {name: self._floats(name, batch.column(name)) for name in wanted.numbers[1:]}
+                if wanted.numbers:
+                    numbers[wanted.numbers[0]] = self._ticks(wanted, batch.column(wanted.numbers[0]), row)
+                ids = None if wanted.ids is None else self._ids(wanted.ids, batch.column(wanted.ids), row)
+                yield Chunk(read, numbers, texts, ids, at, every_tick)
+                first_row += read
 
     def place(self, row: int) -> str:
         return f"row {row + 1}"
+
+    def _ticks(self, wanted: Wanted, values: pa.Array, row: IntArray) -> FloatArray:
+        name = wanted.numbers[0]
+        if wanted.date_times:
+            return date_ticks(self, name, values.to_pandas().astype(object), row)
+        return self._floats(name, values)
 
     def _floats(self, name: str, values: pa.Array) -> FloatArray:
         kind = values.type
@@ -118,13 +129,27 @@ class ParquetFile:
         floats = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         return np.asarray(floats, dtype=np.float64)
 
-    def _ids(self, name: str, values: pa.Array, first_row: int) -> PrefixBlocks:
+    def _ids(self, name: str, values: pa.Array, row: IntArray) -> PrefixBlocks:
         kind = values.type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
-            return listed_ids(self, name, values.to_pylist(), first_row)
+            return listed_ids(self, name, values.to_pylist(), row)
         lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
         return PrefixBlocks(np.concatenate(([0], np.cumsum(lengths))), flat)
+
+
+def _labels(values: pa.Array) -> pd.Categorical:
+    """Values as texts. Raises pa.ArrowException where their type has none."""
+    kind = values.type
+    if pa.types.is_boolean(kind) or pa.types.is_floating(kind):
+        return pd.Categorical([_text(value) for value in values.to_pylist()])
+    texts = values if pa.types.is_dictionary(kind) else values.cast(pa.string()).dictionary_encode()
+    return pd.Categorical(texts.cast(pa.dictionary(pa.int32(), pa.string())).to_pandas())
+
+
+def _text(value: object) -> str | None:
+    """A number as JSON would write it; None where it is missing."""
+    return None if value is None or value != value else label_of(value)
 
 
 def _mark(value: bytes | None, rows: int) -> CleanMark | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.workload.traces.timestamps import TimestampUnit
 
 DROP_REASONS = ("missing_timestamp", "below_one", "beyond_max_model_len")
+FORM_REASONS = ("with_images", "unknown_length")  # of the forms that know them, between the first of those and the rest
 CLAMP_BITS = {"below_one": np.uint8(1), "beyond_max_model_len": np.uint8(2)}
 
 # No recording of one service lies outside of these; a wrong unit does, by a factor of a thousand or more. The busiest
@@ -27,8 +27,9 @@ class TraceSurvey:
     """Counts of a reading; rows = kept + filtered + outside_slice + the sum of dropped.
 
     rows: data rows in the file.
-    filtered: rows that the architecture or scale filter left out; nothing else is asked of them.
-    dropped: reason -> rows; each row has one, the first that holds in the order of `DROP_REASONS`.
+    filtered: rows that the selection left out (architecture, scale, where); nothing else is asked of them.
+    dropped: reason -> rows; each row has one, the first that holds of: missing_timestamp; with_images and unknown_length,
+        which some forms have; below_one; beyond_max_model_len.
     clamped: reason -> kept rows whose lengths were changed; a row may have both.
     outside_slice: rows neither filtered nor dropped, but before or after the slice.
     timestamp_unit, unit_reason: "s", "ms", "us", "ns" or "date-time", and how we know.
@@ -85,8 +86,10 @@ class TraceSurvey:
 class RowTally:
     """The counts of a reading under way.
 
-    clean, clean_span_s: rows that the filter and the cleaning left, before the slice. busy_s: the seconds of the trace
-    that have such a row. labels: filter column -> what it holds.
+    clean, clean_span_s: rows that the selection and the cleaning left, before the slice. busy_s: the seconds of the trace
+    that have such a row.
+    opening_tick, earliest: of all rows with a timestamp, selected or not, that of the first one in the file, and of the
+    least one with its row; None while there is none.
     """
 
     rows: int = 0
@@ -99,7 +102,23 @@ class RowTally:
     clean_span_s: float = 0.0
     busy_s: int = 0
     span_s: float = 0.0
-    labels: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    opening_tick: float | None = None
+    earliest: tuple[float, int] | None = None
+
+    def drop(self, reason: str, rows: int) -> None:
+        """Count rows that cannot be sent."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + rows
+
+    def count_ticks(self, ticks: FloatArray, first_row: int) -> None:
+        """Take the timestamps of all rows of a chunk, NaN where there is none."""
+        told = np.flatnonzero(np.isfinite(ticks))
+        if not len(told):
+            return
+        if self.opening_tick is None:
+            self.opening_tick = float(ticks[told[0]])
+        least = int(told[np.argmin(ticks[told])])
+        if self.earliest is None or ticks[least] < self.earliest[0]:
+            self.earliest = float(ticks[least]), first_row + least
 
     def count_times(self, time_s: FloatArray) -> None:
         """Take the times of some clean rows, ascending over all calls, in seconds from the first of all."""
@@ -115,6 +134,13 @@ class RowTally:
                 self.clamped[reason] += int(np.count_nonzero(clamped & bit))
         self.kept += len(clamped)
         self.outside_slice += rows - len(clamped)
+
+    @property
+    def early_row(self) -> int | None:
+        """The row with the least timestamp of all, where it is less than that of the file's first row; else None."""
+        if self.earliest is None or self.opening_tick is None or self.earliest[0] >= self.opening_tick:
+            return None
+        return self.earliest[1]
 
     def survey(self, name: str, unit: TimestampUnit, complete: bool, block_tokens: int | None = None) -> TraceSurvey:
         """The counts so far, as a value."""
@@ -137,13 +163,16 @@ class RowTally:
 
     def _warnings(self, unit: TimestampUnit) -> tuple[str, ...]:
         """What no server saw: a rate or a span beyond the plausible, over the whole trace or, where long pauses hide
-        it, over the seconds that have requests. Of all clean rows: a slice may be as sparse as it likes."""
+        it, over the seconds that have requests. Of all clean rows: a slice may be as sparse as it likes, and so may a
+        selection."""
         if unit.doubt is not None:
             return (f"{unit.doubt}: check --timestamp-unit",)
         if unit.certain or self.clean < 2 or self.clean_span_s <= 0:
             return ()
         rate_rps, busy_rps = self.clean / self.clean_span_s, self.clean / self.busy_s
         low, high = PLAUSIBLE_RATE_RPS
+        if self.filtered:
+            low = 0.0
         if low <= rate_rps < high and busy_rps < high and self.clean_span_s <= PLAUSIBLE_SPAN_S:
             return ()
         busy = f" ({busy_rps:,.0f} in each second that has any)" if busy_rps >= high > rate_rps else ""

@@ -4,45 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.text import clipped
-from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.columns import CleanRows, Columns, joined, pieces, taken
-from fineserve_shapes.workload.traces.csvfile import CsvFile
-from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, TraceColumns, find_columns, find_prefixes
-from fineserve_shapes.workload.traces.jsonlfile import JsonlFile
 from fineserve_shapes.workload.traces.parquetfile import ParquetFile
+from fineserve_shapes.workload.traces.reading import CHUNK_ROWS, Reading, begin
+from fineserve_shapes.workload.traces.selection import Condition, nearest
 from fineserve_shapes.workload.traces.survey import RowTally, TraceSurvey, human_span
 from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
-from fineserve_shapes.workload.traces.timestamps import DATE_TIME, TimestampUnit
 from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted, listed
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
-from fineserve_shapes.workload.traces.units import find_unit
 
-__all__ = ["Columns", "Trace", "TraceOptions", "TraceSurvey", "open_file", "open_trace", "source_digest"]
+__all__ = ["Columns", "Trace", "TraceOptions", "TraceSurvey", "open_trace", "source_digest"]
 
-# Measured: with fewer rows the parser's cost per chunk shows (a quarter more at 64 Ki), with more the first ones come late.
-CHUNK_ROWS = 262_144
 # Up to so many kept rows are held (24 bytes each) and sorted where need be. Reading them takes a quarter of a second.
 MEMORY_ROWS = 2_000_000
 
+MOST_LABELS = 1000  # of a column, that are looked at to say what it holds
+
 DIGEST_WHOLE_BYTES = 64 << 20
 DIGEST_EDGE_BYTES = 1 << 20
-
-FORMATS: dict[str, type[CsvFile] | type[JsonlFile] | type[ParquetFile]] = {
-    ".csv": CsvFile,
-    ".csv.gz": CsvFile,
-    ".csv.zst": CsvFile,
-    ".jsonl": JsonlFile,
-    ".jsonl.gz": JsonlFile,
-    ".jsonl.zst": JsonlFile,
-    ".parquet": ParquetFile,
-}
 
 
 class Trace:
@@ -53,19 +39,16 @@ class Trace:
     opening: the survey of what was read on opening: the whole file, or the head of a long one (`complete` says which).
     """
 
-    def __init__(
-        self, file: TraceFile, columns: TraceColumns, unit: TimestampUnit, options: TraceOptions, *,
-        chunk_rows: int, memory_rows: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, reading: Reading, *, chunk_rows: int, memory_rows: int) -> None:
+        file = reading.file
         self.name = file.path.name
         self.digest = source_digest(file.path)
-        self.options = options
+        self.options = reading.options
         self._file = file
-        self._unit = unit
-        self._block_tokens = find_prefixes(file, columns, options)
-        self._cleaner = Cleaner(file, columns, options, self._block_tokens, unit.name if unit.whole else None)
-        ids = None if self._block_tokens is None else PREFIX_COLUMN
-        self._wanted = Wanted(columns, tuple(options.filters), unit.name == DATE_TIME, ids)
+        self._unit = reading.unit
+        self._block_tokens = reading.block_tokens
+        self._cleaner = reading.cleaner
+        self._wanted = reading.wanted()
         self._chunk_rows = chunk_rows
         self._memory_rows = memory_rows
         self._held: Columns | None = None
@@ -124,7 +107,12 @@ class Trace:
         if mark is None or mark.rows <= self._chunk_rows:
             return None
         self._memory_rows = 0  # what it holds is known, so a first chunk tells enough
-        if options.filters or options.max_model_len is not None or options.start_at_s or options.duration_s is not None:
+        if (
+            options.conditions
+            or options.max_model_len is not None
+            or options.start_at_s
+            or options.duration_s is not None
+        ):
             return None
         tally = RowTally(rows=mark.rows, kept=mark.rows, clean=mark.rows, clean_span_s=mark.span_s, span_s=mark.span_s)
         self._survey = self._surveyed(tally, complete=True)
@@ -139,11 +127,11 @@ class Trace:
                 break
         else:
             if not head:
-                raise nothing_left(self._file.path, self.options, tally)
+                raise nothing_left(self._file, self.options, tally)
             rows = _sorted(joined(head))
-            self._held = self._slice(rows, rows.ticks[0], tally)
+            self._held = self._slice(rows, origin(rows.ticks[0], tally), tally)
             if not tally.kept:
-                raise nothing_left(self._file.path, self.options, tally)
+                raise nothing_left(self._file, self.options, tally)
             self._survey = self._surveyed(tally, complete=True)
             return self._survey
         # a long file: it is read anew for every pass, so that memory does not grow with it
@@ -170,17 +158,19 @@ class Trace:
         else:
             self._survey = self._surveyed(tally, complete=True)
         if not tally.kept:
-            raise nothing_left(self._file.path, self.options, tally)
+            raise nothing_left(self._file, self.options, tally)
 
     def _sliced(self, parts: Iterable[CleanRows], tally: RowTally) -> Iterator[Columns]:
         first_tick, last_tick = None, -np.inf
         for rows in parts:
+            if tally.early_row is not None:
+                raise self._unsorted(tally.early_row)
             backwards = rows.ticks < np.concatenate(([last_tick], rows.ticks[:-1]))
             if backwards.any():
                 raise self._unsorted(int(rows.row[np.argmax(backwards)]))
             last_tick = rows.ticks[-1]
             if first_tick is None:
-                first_tick = rows.ticks[0]
+                first_tick = rows.ticks[0] if tally.opening_tick is None else tally.opening_tick
             yield self._slice(rows, first_tick, tally)
 
     def _slice(self, rows: CleanRows, first_tick: float, tally: RowTally) -> Columns:
@@ -208,7 +198,12 @@ class Trace:
         )
 
 
-def nothing_left(path: Path, options: TraceOptions, tally: RowTally) -> InputError:
+def origin(first_tick: float, tally: RowTally) -> float:
+    """Where time 0 is, of rows in time order that begin with this tick: there, or at the first row of the whole file."""
+    return first_tick if tally.earliest is None else tally.earliest[0]
+
+
+def nothing_left(file: TraceFile, options: TraceOptions, tally: RowTally) -> InputError:
     """The error for a trace of which no row is left."""
     if tally.clean:
         end = "the end" if options.duration_s is None else f"{options.start_at_s + options.duration_s:g} s"
@@ -219,15 +214,28 @@ def nothing_left(path: Path, options: TraceOptions, tally: RowTally) -> InputErr
     elif not tally.rows:
         why = "it has no rows below its header"
     elif tally.filtered == tally.rows:
-        asked = " and ".join(f"{name} {clipped(value)}" for name, value in options.filters.items())
-        held = "; ".join(f"{name} {listed(sorted(labels))}" for name, labels in tally.labels.items())
-        why = f"no row has {asked}: the file has {held} (--architecture, --scale)"
+        why = _none_selected(file, options.conditions)
     else:
         dropped = ", ".join(f"{rows:,} {reason}" for reason, rows in tally.dropped.items() if rows)
         why = f"none of its {tally.rows:,} rows can be used: {dropped}" + (
             f", {tally.filtered:,} filtered out" if tally.filtered else ""
         )
-    return InputError(f"{path}: {why}")
+    return InputError(f"{file.path}: {why}")
+
+
+def _none_selected(file: TraceFile, conditions: Sequence[Condition]) -> str:
+    """Why no row meets the conditions: what the columns hold instead."""
+    found: dict[str, dict[str, None]] = {condition.column: {} for condition in conditions}
+    for chunk in file.chunks(Wanted((), tuple(found), date_times=False), CHUNK_ROWS):
+        for column, labels in chunk.texts.items():
+            found[column].update(dict.fromkeys(map(str, labels.categories)))
+        if all(len(labels) > MOST_LABELS for labels in found.values()):
+            break
+    asked = " and ".join(f"{condition.column} {clipped(condition.value)}" for condition in conditions)
+    held = "; ".join(f"{clipped(column)} {listed(sorted(labels))}" for column, labels in found.items())
+    near = next(filter(None, (nearest(one.value, found[one.column]) for one in conditions if not one.loose)), "")
+    flags = ", ".join(dict.fromkeys(condition.flag for condition in conditions))
+    return f"no row has {asked}: the file has {held} ({flags}){near}"
 
 
 def open_trace(
@@ -245,24 +253,7 @@ def open_trace(
     Raises InputError where the file is missing, damaged, in no form we know, or has no usable row; its message names
     the file, the row, the column and the value.
     """
-    file = open_file(path)
-    columns = find_columns(file, options)
-    unit = find_unit(file, columns, options.timestamp_unit)
-    return Trace(file, columns, unit, options, chunk_rows=chunk_rows, memory_rows=memory_rows)
-
-
-def open_file(path: str | os.PathLike[str]) -> TraceFile:
-    """The reader for a file, by its name."""
-    path = Path(path)
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    reader = FORMATS.get("".join(suffixes[-2:])) or FORMATS.get("".join(suffixes[-1:]))
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file")
-    if not path.is_file():
-        raise InputError(f"{path}: this is no file but a directory or a device")
-    if reader is None:
-        raise InputError(f"{path}: a trace is a file whose name ends in {', '.join(FORMATS)}")
-    return reader(path)
+    return Trace(begin(path, options), chunk_rows=chunk_rows, memory_rows=memory_rows)
 
 
 def source_digest(path: str | os.PathLike[str]) -> str:

@@ -15,10 +15,11 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 
-from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
+from fineserve_shapes.workload.traces.selection import Condition
 from fineserve_shapes.workload.traces.timestamps import date_times
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -36,27 +37,40 @@ class Wanted:
     """The columns to read: numbers[0] is the timestamp, and date_times says whether it is written as date-times.
 
     ids: a column of lists of whole numbers (`PrefixBlocks`), or None.
+    conditions: a reader may leave out rows that do not meet them, where that is cheap; their columns are among the texts.
+    every_tick: the timestamps of rows left out are wanted too.
     """
 
     numbers: tuple[str, ...]
     texts: tuple[str, ...]
     date_times: bool
     ids: str | None = None
+    conditions: tuple[Condition, ...] = ()
+    every_tick: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """Some rows as read, not yet cleaned.
 
+    rows: how many were read. at: which of them are here, as places from 0, ascending; None: all.
     numbers: column -> float64, NaN where missing; date-times are microseconds since 1970.
     texts: column -> categories and their codes (-1 where missing).
     ids: of the column of ids, where one was asked for.
+    every_tick: the timestamps of all rows read, where some are not here and they were asked for.
     """
 
     rows: int
     numbers: dict[str, FloatArray]
     texts: dict[str, pd.Categorical]
     ids: PrefixBlocks | None = None
+    at: IntArray | None = None
+    every_tick: FloatArray | None = None
+
+    @property
+    def places(self) -> IntArray:
+        """Which of the rows read are here."""
+        return np.arange(self.rows, dtype=np.int64) if self.at is None else self.at
 
 
 class TraceFile(Protocol):
@@ -111,19 +125,19 @@ def readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read, it may be damaged: {' '.join(str(error).split())}") from error
 
 
-def date_ticks(file: TraceFile, column: str, texts: pd.Series[str], first_row: int) -> FloatArray:
-    """Date-times of a chunk as numbers. Raises InputError naming the first that is none."""
+def date_ticks(file: TraceFile, column: str, texts: pd.Series[str], row: IntArray) -> FloatArray:
+    """Date-times of these rows as numbers. Raises InputError naming the first that is none."""
     ticks = date_times(texts)
     wrong = np.flatnonzero(np.isnan(ticks) & texts.notna().to_numpy())
     if len(wrong):
-        raise wrong_value(file, first_row + int(wrong[0]), column, texts.iloc[wrong[0]], "is no date-time")
+        raise wrong_value(file, int(row[wrong[0]]), column, texts.iloc[wrong[0]], "is no date-time")
     return ticks
 
 
-def listed_ids(file: TraceFile, column: str, values: Iterable[object], first_row: int) -> PrefixBlocks:
-    """Lists of ids of a chunk; a missing one is empty. Raises InputError naming the first that is no such list."""
+def listed_ids(file: TraceFile, column: str, values: Iterable[object], row: IntArray) -> PrefixBlocks:
+    """Lists of ids of these rows; a missing one is empty. Raises InputError naming the first that is no such list."""
     rows: list[list[int]] = []
-    for row, value in enumerate(values):
+    for place, value in enumerate(values):
         found = value
         if isinstance(value, str):  # a format without lists has them as JSON
             try:
@@ -132,7 +146,7 @@ def listed_ids(file: TraceFile, column: str, values: Iterable[object], first_row
                 found = value
         found = [] if found is None or found != found else found
         if not isinstance(found, list) or any(type(item) is not int or abs(item) >= 2**63 for item in found):
-            raise wrong_value(file, first_row + row, column, value, "is no list of whole numbers")
+            raise wrong_value(file, int(row[place]), column, value, "is no list of whole numbers")
         rows.append(found)
     return PrefixBlocks.of(rows)
 

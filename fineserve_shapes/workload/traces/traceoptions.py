@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, fields
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.workload.traces.selection import Condition, checked_where
 
 UNITS = ("auto", "s", "ms", "us", "ns")
+TIME_ORIGINS = ("selection", "trace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceOptions:
-    """How to read a trace. They act in this order: filter, clean, slice, spread within an interval, cap gaps.
+    """How to read a trace. They act in this order: select, clean, slice, spread within an interval, cap gaps.
 
     timestamp_column, input_length_column, output_length_column: None takes the names of the traces we know.
     timestamp_unit: unit of numeric timestamps; "auto" finds it out or asks.
@@ -24,8 +25,11 @@ class TraceOptions:
     beyond_max_model_len: rows longer than the context are clamped, dropped, or are an error. To clamp cuts the output
         to what the context leaves; an input that leaves no room is cut to max_model_len - 1 and has one output token.
     architecture, scale: keep only such rows; spellings of the published files are alike (``<10B`` is ``lt10B``).
-    start_at_s, duration_s: the slice [start, start + duration) in trace seconds from the first row that passes the
-        filter and the cleaning; its start becomes time 0. None lasts to the end.
+    where: keep only rows whose columns hold these values, as texts; an empty value stands for a missing one.
+    time_origin: trace second 0 is the first row that is selected and usable ("selection"), or the first of all rows of
+        the file that has a timestamp ("trace"), so that parts of one trace keep their places beside each other.
+    start_at_s, duration_s: the slice [start, start + duration) in trace seconds; its start becomes time 0. None lasts to
+        the end.
     spread_within_s: times are drawn anew, uniformly within their interval of this length (from time 0), since some
         loggers stamp arrivals at whole seconds.
     max_gap_s: longer gaps between arrivals (and before the first of a slice) shrink to this.
@@ -45,6 +49,8 @@ class TraceOptions:
     beyond_max_model_len: str = "clamp"
     architecture: str | None = None
     scale: str | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    time_origin: str = "selection"
     start_at_s: float = 0.0
     duration_s: float | None = None
     spread_within_s: float | None = None
@@ -56,6 +62,8 @@ class TraceOptions:
         self._check_choice("missing_timestamp", ("drop", "error"))
         self._check_choice("below_one", ("drop", "clamp", "error"))
         self._check_choice("beyond_max_model_len", ("clamp", "drop", "error"))
+        self._check_choice("time_origin", TIME_ORIGINS)
+        object.__setattr__(self, "where", checked_where(self.where))
         if self.prefix_block_tokens is not None and self.prefix_block_tokens < 1:
             raise InputError(f"a block has at least 1 token, got {self.prefix_block_tokens} (--prefix-block-tokens)")
         if self.max_model_len is not None and self.max_model_len < 2:
@@ -75,24 +83,21 @@ class TraceOptions:
             raise InputError(f"{_flag(name)} is one of {', '.join(choices)}, got {value!r}")
 
     def identity(self) -> dict[str, object]:
-        """The options as plain values, for a fingerprint."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The options as plain values, for a fingerprint; those of a selection by columns where there is one, so that
+        other fingerprints stay what they were."""
+        unset = [name for name, usual in (("where", ()), ("time_origin", "selection")) if getattr(self, name) == usual]
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unset}
 
     @property
-    def filters(self) -> dict[str, str]:
-        """Column -> wanted value, of the filters that are set."""
-        return {name: value for name in ("architecture", "scale") if (value := getattr(self, name)) is not None}
+    def conditions(self) -> tuple[Condition, ...]:
+        """What a row must meet to be selected."""
+        published = tuple(
+            Condition(name, value, f"--{name}", loose=True)
+            for name in ("architecture", "scale")
+            if (value := getattr(self, name)) is not None
+        )
+        return published + tuple(Condition(column, value) for column, value in self.where)
 
 
 def _flag(name: str) -> str:
     return "--" + name.removesuffix("_s").replace("_", "-")
-
-
-def normalised(label: str) -> str:
-    """One spelling for an architecture or a scale.
-
-    >>> [normalised(text) for text in ("<10B", "lt10B", "10-30B", "10to30B", ">100B", "MoE")]
-    ['lt10b', 'lt10b', '10to30b', '10to30b', 'gt100b', 'moe']
-    """
-    text = re.sub(r"\s+", "", label).lower()
-    return text.replace("<", "lt").replace(">", "gt").replace("-", "to")
