@@ -180,6 +180,8 @@ PARAMETRIC = (
 
 MIX = (
     Option("--mix", "mix file (TOML): a table for each stream with its workload, host, model, SLO and further options"),
+    Option("--request-trace-csv", "a trace that holds many models, in place of --mix: see --split-by"),
+    Option("--split-by", "a stream for each value of this column of the trace, which is its model: one replay of all"),
     Option("--request-rate", "requests per second of all streams with a weight together"),
     Option("--time-scale", "of the whole mix; above 1 is faster: 60 sends an hour of it in a minute", "1"),
     Option("--rate-scale", "multiply the rate of every stream; burstiness stays", "1"),

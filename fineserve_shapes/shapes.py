@@ -29,6 +29,7 @@ from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
     from fineserve_shapes.planning.madeplan import MadePlan
+    from fineserve_shapes.planning.mixfile import Mix
     from fineserve_shapes.planning.stretch import Stretch
     from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
     from fineserve_shapes.runner.comparing import Comparing
@@ -236,21 +237,31 @@ class MixShape(PlanShape):
     streams: ClassVar[Sequence[Stream]] = ()
 
     def streams_of(self, values: Values) -> tuple[Stream, ...]:
-        """Those of --mix, or of the class."""
-        from fineserve_shapes.planning.mixfile import checked_streams, read_mix
-
-        path = values.path("--mix")
-        if path is None and self.streams:
-            return checked_streams(self.streams, values)
-        if path is None and self.mix is None:
-            raise InputError("no mix of streams (--mix)")
-        return read_mix(path or Path(self.mix or ""), values)
+        """Those of --mix, of a trace that is split, or of the class."""
+        return self._mix(values).streams
 
     def plan(self, values: Values) -> Plan:
         """The plans of all streams as one, scaled and cut by the options."""
         from fineserve_shapes.planning.mixing import mixed
 
-        return self._taken(mixed(self.streams_of(values), values))
+        return self._taken(mixed(self._mix(values), values))
+
+    def _mix(self, values: Values) -> Mix:
+        from fineserve_shapes.planning.mixfile import checked_mix, read_mix
+
+        path, column, trace = values.path("--mix"), values.text("--split-by"), values.text("--request-trace-csv")
+        if column is not None or trace is not None:
+            if path is not None or column is None or trace is None:
+                raise InputError(
+                    "give a mix (--mix), or a trace and the column to split it by (--request-trace-csv and --split-by)"
+                )
+            own = {"kind": "replay", "request_trace_csv": trace, "split_by": column}
+            return checked_mix([Stream("trace", own=own)], values)
+        if path is None and self.streams:
+            return checked_mix(self.streams, values)
+        if path is None and self.mix is None:
+            raise InputError("no mix of streams (--mix)")
+        return read_mix(path or Path(self.mix or ""), values)
 
 
 class CapacityShape(PlanShape):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from fineserve_shapes.values import Values
 TABLE = "fineserve_streams"
 """The attribute of the parsed command line in which Locust hands the streams from the master to its workers."""
 
+_TOTAL = "total"  # what all streams of a run together are called
+_LONGEST = 48
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -45,9 +48,28 @@ def checked_name(name: str) -> str:
         raise InputError(
             f"the name of a stream is of letters, digits, '_', '.' and '-', at most 64 of them, got {name!r}"
         )
-    if name == "total":
+    if name == _TOTAL:
         raise InputError("a stream cannot be called 'total', which is what all streams together are called")
     return name
+
+
+def named_after(texts: Sequence[str]) -> list[str]:
+    """A name for each text, no two alike: of small letters, digits and hyphens.
+
+    >>> named_after(["Model A", "model-a", "Qwen/Qwen3-32B", "?"])
+    ['model-a', 'model-a-2', 'qwen-qwen3-32b', 'stream']
+    """
+    taken: dict[str, None] = {}
+    last: dict[str, int] = {}
+    for text in texts:
+        plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+        stem = re.sub(r"[^a-z0-9]+", "-", plain)[:_LONGEST].strip("-") or "stream"
+        name = stem
+        while name in taken or name == _TOTAL:
+            last[stem] = last.get(stem, 1) + 1
+            name = f"{stem}-{last[stem]}"
+        taken[name] = None
+    return list(taken)
 
 
 def names_of(streams: Sequence[Stream]) -> Names:

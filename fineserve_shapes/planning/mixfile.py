@@ -14,8 +14,8 @@
 A table may have every option of its kind, of the server, of prompts and of the verdict, by the name that it has on the
 command line, and `kind`, `user` (a class of the locustfile), `host`, `weight` or `rate`, `run_time`, and the `preset` of
 the simulator where that stands in. What a stream does not say it has from `[defaults]`, and what these do not say from the
-command line. Paths are taken from the folder of the file where they lead
-to something there.
+command line. `split_by` makes a stream of each value of a trace's column (see `splitting`). Paths are taken from the
+folder of the file where they lead to something there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import difflib
 import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import orjson
 from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Option
+from fineserve_shapes.planning.splitting import split
 from fineserve_shapes.streams import Stream, checked_name
 from fineserve_shapes.values import Values, dest
 
@@ -50,11 +52,20 @@ _SWITCHES = frozenset(one.dest for table in (*KINDS.values(), _OF_ALL) for one i
 _CHOICES = {one.dest: one.choices for table in (*KINDS.values(), _OF_ALL) for one in table if one.choices}
 _PATHS = ("request_trace_csv", "request_lengths_csv", "gamma_params_csv", "parametric_data_root", "parametric_nb_json",
           "dataset_path", "tokenizer", "ca_file")  # fmt: skip
-_WHOLE = tuple(one.dest for one in options.MIX)
+_NOTHING: Mapping[str, str | bool] = {one.dest: "" for one in options.MIX if one.flag != "--mix"} | {"run_time": ""}
 """Options of the whole mix: on the command line they act on all of it, so a stream does not have them from there."""
 
 
-def read_mix(path: Path, values: Values) -> tuple[Stream, ...]:
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The streams of a mix. unplaced: usable rows of traces that are split which are in no stream; notes say which."""
+
+    streams: tuple[Stream, ...]
+    unplaced: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def read_mix(path: Path, values: Values) -> Mix:
     """The streams of a file, in its order. values: the command line's. Raises InputError with the place in the file."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -76,35 +87,52 @@ def read_mix(path: Path, values: Values) -> tuple[Stream, ...]:
             fitting = {key: value for key, value in shared.items() if key in _keys(kind if kind in KINDS else None)}
             streams.append(Stream(name, own={**fitting, **own}))
         rate = found.get("request_rate")
-        return checked_streams(streams, values, "" if rate is None else str(rate), path.parent)
+        return checked_mix(streams, values, "" if rate is None else str(rate), path.parent)
     except InputError as error:
         raise InputError(f"{path}: {error} (--mix)") from None
 
 
-def checked_streams(
-    streams: Sequence[Stream], values: Values, request_rate: str = "", folder: Path = Path()
-) -> tuple[Stream, ...]:
-    """Streams with numbers and values, each with a seed of its own, made of the run's and its name.
+def checked_mix(streams: Sequence[Stream], values: Values, request_rate: str = "", folder: Path = Path()) -> Mix:
+    """Streams with numbers and values, each with a seed of its own, made of the run's and its name; those with `split_by`
+    become a stream for each value of that column.
 
     request_rate: of streams with a weight, where the command line says none. folder: where paths begin. Raises InputError.
     """
-    names = [checked_name(stream.name) for stream in streams]
+    typed: list[tuple[str, dict[str, str | bool], str | None]] = []
+    unplaced, notes = 0, []
+    for stream in streams:
+        where = f"stream {checked_name(stream.name)}"
+        kind = _kind(str(stream.own.get("kind") or ""), where)
+        given = dict(stream.own)
+        column, places = given.pop("split_by", None), given.pop("split", None)
+        own = _own(given, where, folder, kind)
+        if column is None and places is None:
+            typed.append((stream.name, own, stream.user))
+            continue
+        if not isinstance(column, str) or kind != "replay":
+            raise InputError(f"{where}: split_by is the name of a column of a trace that is replayed, got {column!r}")
+        try:
+            parts = split(
+                values.over({**_NOTHING, **own}), own, column, None if places is None else _table(places, "split")
+            )
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        unplaced += parts.unplaced
+        notes += [] if parts.note is None else [f"{where}: {parts.note}"]
+        typed += [
+            (name, _own(table, f"stream {name}", folder, kind), stream.user) for name, table in parts.tables.items()
+        ]
+    names = [name for name, _, _ in typed]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two streams are called {name}")
-    typed = []
-    for stream in streams:
-        where = f"stream {stream.name}"
-        typed.append(_own(stream.own, where, folder, _kind(str(stream.own.get("kind") or ""), where)))
-    rates = _rates(dict(zip(names, typed, strict=True)), values.text("--request-rate") or request_rate)
+    rates = _rates({name: own for name, own, _ in typed}, values.text("--request-rate") or request_rate)
     found = []
-    for number, (name, own) in enumerate(zip(names, typed, strict=True)):
-        whole = {key: "" for key in (*_WHOLE, "run_time") if key != "mix"}
-        own = {**whole, **own, **rates.get(name, {})}
+    for number, (name, asked, user) in enumerate(typed):
+        own = {**_NOTHING, **asked, **rates.get(name, {})}
         own["seed"] = str(seed_of(options.seed(values.over(own)), name))
-        user = str(own.get("user") or "") or streams[number].user
-        found.append(Stream(name, number, user, own, values.over(own), mixed=True))
-    return tuple(found)
+        found.append(Stream(name, number, str(own.get("user") or "") or user, own, values.over(own), mixed=True))
+    return Mix(tuple(found), unplaced, tuple(notes))
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.planning.madeplan import MadePlan
+from fineserve_shapes.planning.mixfile import Mix
 from fineserve_shapes.planning.replaying import replay
 from fineserve_shapes.planning.synthesis import ended, parametric, poisson
 from fineserve_shapes.shipped import DATASETS
@@ -24,7 +25,7 @@ _MAKERS: Mapping[str, tuple[Callable[[Values], MadePlan], str]] = {
 """How the plan of a stream is made, and which option scales its rate."""
 
 
-def mixed(streams: Sequence[Stream], values: Values) -> MadePlan:
+def mixed(mix: Mix, values: Values) -> MadePlan:
     """The plans of all streams as one.
 
     values: the command line's, whose --time-scale, --rate-scale, --keep-fraction and --num-prompts act on the whole; those
@@ -34,14 +35,17 @@ def mixed(streams: Sequence[Stream], values: Values) -> MadePlan:
     if not rate_scale > 0:
         raise InputError(f"a rate can be scaled by a positive number only, got {rate_scale:g} (--rate-scale)")
     made: dict[str, MadePlan] = {}
-    for stream in streams:
+    for stream in mix.streams:
         try:
             made[stream.name] = _of_stream(stream, rate_scale)
         except InputError as error:
             raise InputError(f"stream {stream.name}: {error}") from None
     plan = mixed_plan(
         {name: one.plan for name, one in made.items()},
-        details=lambda: {"streams": {name: one.plan.description() for name, one in made.items()}},
+        details=lambda: {
+            "streams": {name: one.plan.description() for name, one in made.items()},
+            "unplaced": mix.unplaced,
+        },
     )
     time_scale, keep = values.number_or("--time-scale", 1.0), values.number_or("--keep-fraction", 1.0)
     if time_scale != 1:
@@ -51,7 +55,7 @@ def mixed(streams: Sequence[Stream], values: Values) -> MadePlan:
     return MadePlan(
         ended(plan, values, None),
         [f"stream {name}: {line}" for name, one in made.items() for line in one.lines],
-        [f"stream {name}: {warning}" for name, one in made.items() for warning in one.warnings],
+        [*mix.notes, *(f"stream {name}: {warning}" for name, one in made.items() for warning in one.warnings)],
         [unsurveyed for one in made.values() for unsurveyed in one.unsurveyed],
     )
 

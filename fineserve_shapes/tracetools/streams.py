@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import orjson
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.streams import named_after
 from fineserve_shapes.text import clipped
 from fineserve_shapes.tracetools.inspection import figure
 from fineserve_shapes.workload.traces.selection import where_text
@@ -17,8 +16,6 @@ from fineserve_shapes.workload.traces.splitting import Value
 from fineserve_shapes.workload.traces.survey import human_span
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
-LONGEST_NAME = 48
-_TAKEN = "total"  # what all streams of a run together are called
 _WIDTH = 40  # of a value in the table
 
 
@@ -64,7 +61,7 @@ def mix(path: Path, column: str, values: Sequence[Value], options: TraceOptions,
             lines.append(f"# In no stream, since they have no {_comment(column)}: {_many(value.usable, 'usable row')}")
     common = {name: value for name, value in given.items() if name != "where"} | {"time_origin": "trace"}
     lines += ["", "[defaults]", *(f"{name} = {_quoted(value)}" for name, value in common.items())]
-    for name, value in zip(_names(value.value for value in streams), streams, strict=True):
+    for name, value in zip(named_after([value.value for value in streams]), streams, strict=True):
         span = f"from {_span(value.first_s)} to {_span(value.last_s)}"
         means = f"{_mean(value.input_tokens)} and {_mean(value.output_tokens)}"
         lines += [
@@ -78,25 +75,6 @@ def mix(path: Path, column: str, values: Sequence[Value], options: TraceOptions,
             f"# model = {_quoted(value.value)}",
         ]
     return "\n".join(lines) + "\n"
-
-
-def _names(values: Iterable[str]) -> list[str]:
-    """A name for each value: of small letters, digits and hyphens, no two alike.
-
-    >>> _names(["Model A", "model-a", "Qwen/Qwen3-32B", "?"])
-    ['model-a', 'model-a-2', 'qwen-qwen3-32b', 'stream']
-    """
-    taken: dict[str, None] = {}
-    last: dict[str, int] = {}
-    for value in values:
-        plain = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode().lower()
-        stem = re.sub(r"[^a-z0-9]+", "-", plain)[:LONGEST_NAME].strip("-") or "stream"
-        name = stem
-        while name in taken or name == _TAKEN:
-            last[stem] = last.get(stem, 1) + 1
-            name = f"{stem}-{last[stem]}"
-        taken[name] = None
-    return list(taken)
 
 
 def _quoted(value: str) -> str:

@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "users": ("options", "streams", "values", "client", "prompts", "protocol", "measure"),
     "htmlreport": ("webui", "measure"),
     "webui": ("measure",),
-    "tracetools": ("planning", "commandline", "options", "values", "workload", "measure"),
+    "tracetools": ("planning", "commandline", "options", "streams", "values", "workload", "measure"),
     "planning": ("options", "streams", "values", "prompts", "workload"),
     "commandline": ("options",),
     "options": ("streams", "values", "engine", "client", "workload", "measure", "protocol"),

@@ -10,7 +10,7 @@ import pytest
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row, rows_of
-from fineserve_shapes.planning.mixfile import checked_streams, read_mix, seed_of
+from fineserve_shapes.planning.mixfile import Mix, checked_mix, read_mix, seed_of
 from fineserve_shapes.planning.mixing import mixed
 from fineserve_shapes.shipped import SAMPLE_MIX, SAMPLE_TRACE
 from fineserve_shapes.streams import Stream
@@ -54,13 +54,17 @@ def written(folder: Path, text: str = MIX) -> Path:
     return path
 
 
+def read(path: Path, whole: Values) -> tuple[Stream, ...]:
+    return read_mix(path, whole).streams
+
+
 def values(**given: object) -> Values:
     return Values(Namespace(**{"run_time": 60, **given}))
 
 
 def by_stream(streams: tuple[Stream, ...], whole: Values) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {stream.name: [] for stream in streams}
-    for block in mixed(streams, whole).plan.between(0.0, 60.0):
+    for block in mixed(Mix(streams), whole).plan.between(0.0, 60.0):
         for row in rows_of(block):
             found[streams[row.stream].name].append(row)
     return found
@@ -72,7 +76,7 @@ def told(rows: list[Row]) -> list[tuple[float, int, int, int]]:
 
 def test_a_stream_has_its_own_then_the_defaults_then_the_command_line(tmp_path: Path):
     whole = values(model="large", tokenizer="tok", slo="tpot=1s", request_rate="")
-    chat, agents, old = read_mix(written(tmp_path), whole)
+    chat, agents, old = read(written(tmp_path), whole)
     assert [(stream.name, stream.number, stream.user, stream.mixed) for stream in (chat, agents, old)] == [
         ("chat", 0, None, True), ("agents", 1, None, True), ("old", 2, "Chat", True)
     ]  # fmt: skip
@@ -90,12 +94,12 @@ def test_a_stream_has_its_own_then_the_defaults_then_the_command_line(tmp_path: 
 
 
 def test_the_command_lines_rate_is_divided_by_the_weights(tmp_path: Path):
-    chat, agents, _ = read_mix(written(tmp_path), values(request_rate="40"))
+    chat, agents, _ = read(written(tmp_path), values(request_rate="40"))
     assert (chat.values.number("--rate"), agents.values.number("--rate")) == (30.0, 10.0)
 
 
 def test_a_plan_has_each_streams_rate_lengths_and_end(tmp_path: Path):
-    streams = read_mix(written(tmp_path), values())
+    streams = read(written(tmp_path), values())
     rows = by_stream(streams, values())
     assert len(rows["chat"]) == pytest.approx(360, abs=5 * 19)
     assert len(rows["agents"]) == pytest.approx(120, abs=5 * 11)
@@ -105,7 +109,7 @@ def test_a_plan_has_each_streams_rate_lengths_and_end(tmp_path: Path):
 
 
 def test_the_wholes_scales_and_a_streams_own_compose(tmp_path: Path):
-    streams = read_mix(written(tmp_path), values())
+    streams = read(written(tmp_path), values())
     plain = by_stream(streams, values())
     halved = by_stream(streams, values(time_scale="0.5"))
     doubled = by_stream(streams, values(rate_scale="2"))
@@ -119,9 +123,9 @@ def test_no_stream_depends_on_another(tmp_path: Path):
     whole = values()
     text = MIX.replace("[streams.chat]\nweight = 3", "[streams.chat]\nrate = 6")
     text = text.replace("[streams.agents]\nweight = 1", "[streams.agents]\nrate = 2")
-    three = by_stream(read_mix(written(tmp_path, text), whole), whole)
+    three = by_stream(read(written(tmp_path, text), whole), whole)
     head, _, agents, old = text.split("[streams.")
-    fewer = by_stream(read_mix(written(tmp_path, "[streams.".join((head, old, agents))), whole), whole)
+    fewer = by_stream(read(written(tmp_path, "[streams.".join((head, old, agents))), whole), whole)
     assert list(fewer) == ["old", "agents"]
     for name, rows in fewer.items():
         assert told(rows) == told(three[name])
@@ -145,10 +149,10 @@ def test_rates_of_replays_and_windows_are_brought_to_what_is_asked(tmp_path: Pat
     rate = 5
     num_prompts = 400
     """
-    streams = read_mix(written(tmp_path, text), values())
-    trace = mixed(streams[:1], values()).plan
+    streams = read(written(tmp_path, text), values())
+    trace = mixed(Mix(streams[:1]), values()).plan
     assert trace.rate_rps == pytest.approx(10, rel=0.01)
-    rows = [row for block in mixed(streams[1:], values()).plan for row in rows_of(block)]
+    rows = [row for block in mixed(Mix(streams[1:]), values()).plan for row in rows_of(block)]
     assert len(rows) == 400
     # windows of five minutes have rates of their own: the first one is near the mean alone
     assert 400 / rows[-1].due_s == pytest.approx(5, rel=0.8)
@@ -156,15 +160,15 @@ def test_rates_of_replays_and_windows_are_brought_to_what_is_asked(tmp_path: Pat
 
 def test_a_mix_can_be_written_in_python():
     own = {"kind": "poisson", "request_rate": 3, "disable_stream": True, "num_prompts": 5}
-    (stream,) = checked_streams([Stream("chat", user="Chat", own=own)], values())  # type: ignore[arg-type]
+    (stream,) = checked_mix([Stream("chat", user="Chat", own=own)], values()).streams  # type: ignore[arg-type]
     assert (stream.user, stream.values.number("--request-rate"), stream.values.switch("--disable-stream")) == (
         "Chat", 3.0, True
     )  # fmt: skip
-    assert mixed([stream], values()).plan.requests == 5
+    assert mixed(Mix((stream,)), values()).plan.requests == 5
 
 
 def test_the_shipped_mix_holds_the_four_classes():
-    streams = read_mix(SAMPLE_MIX, values())
+    streams = read(SAMPLE_MIX, values())
     rows = by_stream(streams, values())
     assert [stream.values.text("--model-class") for stream in streams] == [
         "Dense_lt10B", "Dense_10to30B", "Dense_30to100B", "MoE_gt100B"
@@ -201,7 +205,7 @@ def test_the_shipped_mix_holds_the_four_classes():
 def test_what_cannot_be_is_one_line_with_the_place_and_the_way_out(tmp_path: Path, text: str, said: str):
     path = written(tmp_path, text)
     with pytest.raises(InputError) as refused:
-        read_mix(path, values())
+        read(path, values())
     line = str(refused.value)
     assert said.replace("[a]", "stream a") in line
     assert line.startswith(str(path))
@@ -220,17 +224,90 @@ def test_what_cannot_be_is_one_line_with_the_place_and_the_way_out(tmp_path: Pat
 )
 def test_what_a_stream_cannot_have_names_the_stream(tmp_path: Path, table: str, said: str):
     kind = "" if "kind" in table else "kind = 'poisson'\n"
-    streams = read_mix(written(tmp_path, f"[streams.a]\n{kind}{table}"), values())
+    streams = read(written(tmp_path, f"[streams.a]\n{kind}{table}"), values())
     with pytest.raises(InputError, match=f"^{said}"):
-        mixed(streams, values())
+        mixed(Mix(streams), values())
 
 
 def test_without_an_end_a_mix_asks_for_one(tmp_path: Path):
-    streams = read_mix(written(tmp_path), values(run_time=None))
+    streams = read(written(tmp_path), values(run_time=None))
     with pytest.raises(InputError, match="say when to stop"):
-        mixed(streams, values(run_time=None))
+        mixed(Mix(streams), values(run_time=None))
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
     with pytest.raises(InputError, match=r"cannot read .*nosuch.toml: no such file or directory \(--mix\)"):
-        read_mix(tmp_path / "nosuch.toml", values())
+        read(tmp_path / "nosuch.toml", values())
+
+
+SPLIT = """
+[streams.serving]
+kind = "replay"
+request_trace_csv = "many.csv"
+timestamp_unit = "s"
+split_by = "model"
+"""
+
+
+def many(folder: Path) -> Path:
+    lines = [f"{second}.5,{10 + second},5,{('org/small', 'large', '', 'old')[second % 4]}" for second in range(40)]
+    (folder / "many.csv").write_text("\n".join(["timestamp,input_length,output_length,model", *lines]) + "\n")
+    return folder
+
+
+def test_one_trace_of_many_models_becomes_a_stream_for_each(tmp_path: Path):
+    """At the trace's own times: together they are the trace, but for the rows that say no model."""
+    mix = read_mix(written(many(tmp_path), SPLIT), values())
+    assert [(stream.name, stream.values.text("--model")) for stream in mix.streams] == [
+        ("large", "large"), ("old", "old"), ("org-small", "org/small")
+    ]  # fmt: skip
+    assert mix.unplaced == 10
+    assert mix.notes == ("stream serving: 10 rows are in no stream, by their model: (none) (10)",)
+    rows = by_stream(mix.streams, values())
+    assert [row.input_tokens for row in rows["org-small"]] == list(range(10, 50, 4))
+    assert [row.due_s for row in rows["large"]] == [1.0 + 4 * number for number in range(10)]
+    plan = mixed(mix, values()).plan
+    assert plan.description()["unplaced"] == 10
+
+
+def test_values_may_have_places_and_shares_and_others_are_counted(tmp_path: Path):
+    text = (
+        SPLIT
+        + """
+    [streams.serving.split."org/small"]
+    name = "small"
+    model = "tiny"
+    host = "http://a:1"
+    [streams.serving.split.large]
+    share = 0.5
+    [streams.steady]
+    kind = "poisson"
+    """
+    )
+    mix = read_mix(written(many(tmp_path), text), values(model="whatever"))
+    assert [(stream.name, stream.values.text("--model"), stream.own.get("host")) for stream in mix.streams] == [
+        ("small", "tiny", "http://a:1"), ("large", "whatever", None), ("steady", "whatever", None)
+    ]  # fmt: skip
+    assert mix.unplaced == 20
+    assert len(by_stream(mix.streams, values())["large"]) < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SPLIT.replace('"model"', '"modl"'), "modl"),
+        (SPLIT + "[streams.serving.split.lrge]", "no usable row has model lrge: there are"),
+        (SPLIT + "[streams.serving.split]\nlarge = 3", "split.large is no table"),
+        (SPLIT + "[streams.serving.split.large]\nhos = 'x'", "there is no 'hos': did you mean host?"),
+        (
+            "[streams.a]\nkind = 'poisson'\nsplit_by = 'model'",
+            "split_by is the name of a column of a trace that is replayed",
+        ),
+        (SPLIT + "[streams.large]\nkind = 'poisson'", "two streams are called large"),
+    ],
+)
+def test_what_cannot_be_split_is_one_line(tmp_path: Path, text: str, said: str):
+    with pytest.raises(InputError) as refused:
+        read_mix(written(many(tmp_path), text), values())
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
