@@ -32,9 +32,22 @@ def test_the_client_takes_the_file():
 
 
 def test_the_trace_is_mounted_on_the_master_alone():
-    mounts = {name: service.get("volumes", []) for name, service in SERVICES.items()}
+    mounts = {name: service.get("volumes", []) for name, service in SERVICES.items() if "build" in service}
     assert mounts == {"simulator": [], "master": ["./datasets/replay:/traces:ro"], "worker": []}
-    assert SERVICES["master"]["ports"] == ["127.0.0.1:8089:8089"]
+
+
+def test_ports_are_open_to_this_machine_alone():
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {name: [f"127.0.0.1:{port}:{port}"] for name, port in
+                     (("master", 8089), ("prometheus", 9090), ("grafana", 3000))}  # fmt: skip
+
+
+def test_who_does_not_ask_for_monitoring_gets_none():
+    assert [name for name, service in SERVICES.items() if "profiles" not in service] == [
+        "simulator",
+        "master",
+        "worker",
+    ]
 
 
 def test_its_commands_make_a_run(tmp_path: Path):
