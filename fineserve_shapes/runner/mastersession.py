@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
+FORKED_TIMEOUT_S = 5.0
 STAND_IN = "8b-h100"
 """The preset of the simulator that stands in where there is no host."""
 
@@ -79,7 +80,7 @@ class MasterSession:
         try:
             self._observers = Observers(environment.web_ui, environment.parsed_options)
         except InputError as error:
-            _exit_with(error)
+            self._exit_with(error)
         if environment.web_ui is not None:
             self._wrap_swarm(environment.web_ui)
         self._signals = on_signals(self._on_signal)
@@ -98,7 +99,7 @@ class MasterSession:
             try:  # now, before workers connect and anything starts
                 self._planned = self._first()
             except InputError as error:
-                _exit_with(error)
+                self._exit_with(error)
 
     # for the shape
 
@@ -198,6 +199,17 @@ class MasterSession:
         self._environment.process_exit_code = EXIT_BAD_INPUT
         logging.getLogger("locust.stats_logger").disabled = True
 
+    def _exit_with(self, error: InputError) -> NoReturn:
+        """Nothing can start. Forked workers, which Locust forgets here, would wait a minute for their master."""
+        if isinstance(self._runner, MasterRunner):
+            until_s = time.perf_counter() + FORKED_TIMEOUT_S
+            forked = self._environment.parsed_options.processes or 0
+            while len(self._runner.clients) < forked and time.perf_counter() < until_s:
+                gevent.sleep(0.02)
+            self._runner.quit()
+        _tell(error)
+        sys.exit(EXIT_BAD_INPUT)
+
     def _provide_host(self) -> None:
         """Without a host the simulator stands in, and the run says so."""
         environment = self._environment
@@ -295,11 +307,6 @@ def _is_loopback(host: str) -> bool:
 
 def _tell(error: InputError) -> None:
     sys.stderr.write(f"locust: error: {error}\n")
-
-
-def _exit_with(error: InputError) -> NoReturn:
-    _tell(error)
-    sys.exit(EXIT_BAD_INPUT)
 
 
 def bind(environment: Any, shape: PlanShape) -> MasterSession | None:
