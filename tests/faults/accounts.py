@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nursery import LocustProcess
 from runs import Cluster, Finished, cluster, outcomes, write_trace
 
 from fineserve_shapes.simulator.process import SimulatorProcess
@@ -29,14 +29,14 @@ class Scene:
     folder: Path
     requests: int
     trace: Path
-    processes: list[subprocess.Popen[str]]
+    processes: list[LocustProcess]
 
     @property
-    def master(self) -> subprocess.Popen[str]:
+    def master(self) -> LocustProcess:
         return self.processes[0]
 
     @property
-    def workers(self) -> list[subprocess.Popen[str]]:
+    def workers(self) -> list[LocustProcess]:
         return self.processes[1:]
 
     def launch(self, workers: int, *arguments: object, processes: bool = False) -> None:
