@@ -44,7 +44,7 @@ class Scene:
         given = ("--headless", "--only-summary", "--host", self.simulator.url, "--request-trace-csv", self.trace,
                  "--output-file", self.folder / "out.json", *arguments)  # fmt: skip
         if processes:
-            self.processes = [self.locust.start("--processes", workers, *given, start_new_session=True)]
+            self.processes = [self.locust.start("--processes", workers, *given)]
         else:
             master = self.locust.master("--expect-workers", workers, *given)
             self.processes = [master, *(self.locust.worker() for _ in range(workers))]

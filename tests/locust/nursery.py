@@ -8,6 +8,7 @@ users do (`test_output`, `test_compose`, `tests/cli`) see to it that the imports
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -37,6 +38,7 @@ class LocustProcess:
         self, arguments: list[str], *, output: Path, folder: Path, environment: Mapping[str, str], own_session: bool
     ) -> None:
         self.returncode: int | None = None
+        self._leads = own_session
         self.pid: int = _ask(
             arguments=arguments,
             output=str(output),
@@ -68,7 +70,11 @@ class LocustProcess:
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        """With the whole group, where it leads one: its forked workers may outlive it."""
         self.send_signal(signal.SIGKILL)
+        if self._leads:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
 
 def _ask(**question: object) -> Any:

@@ -40,10 +40,13 @@ class Cluster:
         self,
         *arguments: object,
         file: Path | str = REPLAY,
-        start_new_session: bool = False,
         environment: dict[str, str] | None = None,
     ) -> LocustProcess:
-        """Start one Locust process; its output goes to a file of its own."""
+        """Start one Locust process; its output goes to a file of its own. With --processes it leads a group of its own, as
+        it does at a terminal, and does not share Locust's one port with tests that run beside this one."""
+        forks = "--processes" in arguments
+        if forks:
+            arguments += ("--master-bind-port", self.port, "--master-port", self.port)
         number = len(self.processes)
         log = self.folder / f"locust{number}.log"
         log.touch()
@@ -54,7 +57,7 @@ class Cluster:
             output=log,
             folder=self.folder,  # not the checkout: nothing may depend on where Locust is started
             environment=self.environment | {"TMPDIR": str(scratch)} | (environment or {}),
-            own_session=start_new_session,
+            own_session=forks,
         )
         self.processes.append(process)
         return process
@@ -91,11 +94,10 @@ class Cluster:
         raise AssertionError(f"{text!r} was not printed:\n{self.output(process)}")
 
     def stop(self) -> None:
-        """End what is left."""
+        """End what is left, and what that has forked."""
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
 
 @contextmanager
