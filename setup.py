@@ -6,6 +6,7 @@ INSIDE = {
     "fineserve_shapes.locustfiles": "locustfiles",
     "fineserve_shapes.datasets.replay": "datasets/replay",
     "fineserve_shapes.datasets.Parametric": "datasets/Parametric",
+    "fineserve_shapes.datasets.mix": "datasets/mix",
 }
 
 setup(packages=[*find_packages(include=["fineserve_shapes*"]), *INSIDE], package_dir=INSIDE)

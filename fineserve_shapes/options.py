@@ -6,19 +6,18 @@ whatever a parser was told, and what cannot be read is one clear line in both pl
 
 from __future__ import annotations
 
-import argparse
-import difflib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.decision import checked_share
 from fineserve_shapes.measure.fidelity import Limits
-from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.summary import of_nothing
 from fineserve_shapes.measure.thresholds import Threshold
 from fineserve_shapes.protocol.request import MAX_TOKENS_FIELDS
+from fineserve_shapes.streams import Stream, names_of
 from fineserve_shapes.values import Values, dest
 from fineserve_shapes.workload.parametricoptions import EXTENSION_MODES, FITTED_TO, MODEL_CLASSES, NB_MODES
 from fineserve_shapes.workload.traces.traceoptions import UNITS, TraceOptions
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from fineserve_shapes.engine.run import Settings
 
 
-LOOPBACK = "127.0.0.1"
 DRAIN_TIMEOUT_S = 30.0
 
 
@@ -81,6 +79,7 @@ SERVER = (
     Option("--request-timeout", "seconds to wait for the end of an answer", "3600"),
     Option("--rate-limit-retries", "send a request again so often if its answer is 429, after its Retry-After (at most"
            " 60 s)", "0", aliases=("--retry-429",)),
+    Option("--api-key-env", "environment variable of each worker that holds the API key", "OPENAI_API_KEY"),
     Option("--skip-preflight", "start without a look at the server and its models first (needs --model)", None),
     Option("--ca-file", "trust the certificates in this PEM file in place of the system's (on every worker)"),
     Option("--insecure", "take any TLS certificate; the summary says so", None),
@@ -172,6 +171,19 @@ PARAMETRIC = (
     *_PREFIXES,
 )  # fmt: skip
 
+MIX = (
+    Option("--mix", "mix file (TOML): a table for each stream with its workload, host, model, SLO and further options"),
+    Option("--request-rate", "requests per second of all streams with a weight together"),
+    Option("--time-scale", "of the whole mix; above 1 is faster: 60 sends an hour of it in a minute", "1"),
+    Option("--rate-scale", "multiply the rate of every stream; burstiness stays", "1"),
+    Option("--keep-fraction", "keep each request with this probability: fewer, and less bursty", "1"),
+    Option("--num-prompts", "at most so many requests of the whole mix"),
+)  # fmt: skip
+
+JUDGED = ("--slo", "--max-lag", "--max-lag-share", "--max-rate-error", "--max-cv-error", "--max-dispersion-error",
+          "--max-length-error")  # fmt: skip
+"""Options of the run that a stream of a mix may have for itself."""
+
 RUN = (
     Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends",
@@ -206,80 +218,6 @@ RUN = (
 )  # fmt: skip
 
 
-class _Joined(argparse.Action):
-    """Puts what is given again behind what there is: the web form has one text for an option."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:  # noqa: ARG002
-        before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, f"{before},{values}" if before else values)
-
-
-def add(parser: Any, options: Iterable[Option], *, environment: bool = True) -> None:
-    """Add options to a parser (not in groups: those vanish from Locust's web form), each once.
-
-    environment: whether they can be given as LOCUST_... variables, which is for Locust's parser alone.
-    """
-    known = {string for action in parser._actions for string in action.option_strings}
-    for option in options:
-        if option.flag in known:
-            continue
-        known.update(option.flags)
-        variable = {"env_var": "LOCUST_" + option.dest.upper()} if environment else {}
-        if option.default is None:
-            parser.add_argument(*option.flags, action="store_true", default=False, help=option.help, **variable)
-        else:
-            parser.add_argument(
-                *option.flags, default=option.default, choices=option.choices, help=option.described,
-                metavar=None if option.choices else option.metavar,
-                action=_Joined if option.joined else "store", **variable,
-            )  # fmt: skip
-
-
-HOMES = (
-    ("replay.py", TRACE),
-    ("poisson.py", POISSON),
-    ("parametric.py", PARAMETRIC),
-    ("CompletionUser and ChatUser", (*SERVER, *PROMPTS)),
-)
-"""Which locustfile, or class, reads which options."""
-
-
-def explain_unknown(parser: Any) -> None:
-    """Have Locust's parser say of an option that it does not know where it belongs, or which one is meant, in one line.
-
-    It takes no abbreviations: one that is clear today would name another option tomorrow, or none.
-    """
-    parser.allow_abbrev = False
-    complain = parser.error
-
-    def error(message: str) -> None:
-        unknown = [word.partition("=")[0] for word in message.partition("unrecognized arguments: ")[2].split()]
-        for flag in unknown:
-            if homes := [home for home, options in HOMES if any(flag in option.flags for option in options)]:
-                complain(f"{flag} belongs to {' and '.join(homes)}: this locustfile does not read it")
-        if unknown:
-            known = [string for action in parser._actions for string in action.option_strings]
-            near = difflib.get_close_matches(unknown[0], known, 1)
-            complain(f"unknown argument {unknown[0]}" + "".join(f": did you mean {name}?" for name in near))
-        complain(message)
-
-    parser.error = error
-
-
-def listen_to_this_machine(parser: Any) -> None:
-    """Have the master's port take workers of this machine alone, unless --master-bind-host says otherwise.
-
-    Locust would listen on all interfaces, and the port is neither encrypted nor authenticated.
-    """
-    for action in parser._actions:
-        if "--master-bind-host" in action.option_strings:
-            action.default = LOOPBACK
-            action.help = (
-                "IP address for the master to listen on, or * for all. By default only workers on this machine are"
-                f" taken ({LOOPBACK}): the port is neither encrypted nor authenticated."
-            )
-
-
 def trace_options(values: Values) -> TraceOptions:
     """How to read the trace."""
     return TraceOptions(
@@ -302,6 +240,11 @@ def trace_options(values: Values) -> TraceOptions:
     )
 
 
+def host(own: Mapping[str, Any], common: str | None, of_class: str | None) -> str | None:
+    """Where a stream's requests go: to its own host, or else the run's, or else that of its user class."""
+    return own.get("host") or common or of_class
+
+
 def deadlines(values: Values) -> Deadlines:
     """How long to wait."""
     from fineserve_shapes.client.client import Deadlines  # here: the tools read options too, and have no engine
@@ -321,12 +264,15 @@ def tls(values: Values) -> ssl.SSLContext:
     return tls_context(values.text("--ca-file"), insecure=values.switch("--insecure"))
 
 
-def settings(values: Values, run_time_s: float | None) -> Settings:
-    """How to run the plan."""
-    from fineserve_shapes.engine.run import Settings
+def slo(values: Values) -> Slo | None:
+    """What makes an answer good."""
+    asked = values.text("--slo")
+    return None if asked is None else Slo.parse(asked)
 
-    slo = values.text("--slo")
-    limits = {
+
+def limits(values: Values) -> Limits:
+    """What a valid run keeps within."""
+    found = {
         "lag_s": values.duration_s("--max-lag"),
         "lag_share": values.share("--max-lag-share"),
         "rate": values.share("--max-rate-error"),
@@ -336,6 +282,15 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
         "lengths": values.share("--max-length-error"),
         "uncertainty_s": values.duration_s("--max-clock-uncertainty"),
     }
+    return Limits(**{name: value for name, value in found.items() if value is not None})
+
+
+def settings(values: Values, run_time_s: float | None, streams: Sequence[Stream]) -> Settings:
+    """How to run the plan of these streams."""
+    from fineserve_shapes.engine.run import Settings
+
+    names = names_of(streams)
+    slos = Slos(tuple(slo(stream.values) for stream in streams))
     warmup_requests = values.count("--warmup-requests") or 0
     if not 0 <= warmup_requests <= 100_000:
         raise InputError(f"--warmup-requests must lie between 0 and 100000, got {warmup_requests}")
@@ -344,8 +299,10 @@ def settings(values: Values, run_time_s: float | None) -> Settings:
         raise InputError(f"--max-concurrency must be at least 1, got {max_concurrency}")
     return Settings(
         run_time_s=run_time_s,
-        slo=None if slo is None else Slo.parse(slo),
-        limits=Limits(**{name: value for name, value in limits.items() if value is not None}),
+        names=names,
+        slo=(slos or None) if names.mixed else slo(values),
+        limits=limits(values),
+        limits_of_streams=tuple(limits(stream.values) for stream in streams) if names.mixed else (),
         warmup_requests=warmup_requests,
         warmup_s=values.not_negative("--warmup-seconds"),
         request_log=values.file("--request-log"),
@@ -359,16 +316,16 @@ def drain_timeout_s(values: Values) -> float:
     return values.number_or("--drain-timeout", DRAIN_TIMEOUT_S)
 
 
-def thresholds(values: Values, slo: Slo | None) -> list[Threshold]:
+def thresholds(values: Values, settings: Settings) -> list[Threshold]:
     """What the summary is to be held against. Raises InputError, before the run, for figures that no summary has too."""
     found = Threshold.parse_all(values.text("--threshold") or "")
     share = checked_share(values.share("--slo-share") or 0.99)
     if values.switch("--fail-if-slo-missed"):
-        if slo is None:
+        if settings.slo is None:
             raise InputError("--fail-if-slo-missed needs an SLO, such as --slo ttft=500ms")
         found.append(Threshold("goodput.share", ">=", share))
     if found:
-        nothing = of_nothing(slo)
+        nothing = of_nothing(settings.slo, settings.names)
         for one in found:
             one.check(nothing)
     return found

@@ -7,27 +7,31 @@ binds the process to the engine. Its users stay as they are, one inert instance 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust import LoadTestShape, events
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline, options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.runner import startform
 from fineserve_shapes.shipped import DATASETS
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
-    from fineserve_shapes.planning.synthesis import Synthesis
+    from fineserve_shapes.planning.madeplan import MadePlan
     from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
 
-__all__ = ["Block", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "SyntheticShape", "Values"]
+__all__ = [
+    "Block", "MixShape", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "Stream",
+    "SyntheticShape", "Values",
+]  # fmt: skip
 
 # What makes plans is imported where a plan is made: it takes half a second, and workers need none of it.
 
@@ -50,6 +54,7 @@ class PlanShape(LoadTestShape):
     use_common_options: ClassVar[bool] = True  # the run time is read; Locust would say that it is ignored
     mode: ClassVar[str]
     option_list: ClassVar[tuple[options.Option, ...]] = ()
+    _surveys: Sequence[BackgroundSurvey] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -60,6 +65,10 @@ class PlanShape(LoadTestShape):
     def plan(self, values: Values) -> Plan:
         """The plan of a run with these options. Raises InputError where there is none."""
         raise NotImplementedError
+
+    def streams_of(self, values: Values) -> tuple[Stream, ...]:
+        """The streams of a run with these options, in the order of their numbers: by default one, called as the mode."""
+        return (Stream(self.mode, values=values),)
 
     def runs(self, values: Values) -> Generator[Plan, dict[str, Any], None]:
         """The runs of a test, one after the other: by default one, with `plan`.
@@ -75,6 +84,19 @@ class PlanShape(LoadTestShape):
         """
         yield self.plan(values)
 
+    def _taken(self, made: MadePlan) -> Plan:
+        """The plan; what is to be said of it is logged, and what is still to be counted is counted from now on."""
+        from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
+
+        for line in made.lines:
+            logger.info("%s", line)
+        for warning in made.warnings:
+            logger.warning("%s", warning)
+        for survey in self._surveys:
+            survey.stop()
+        self._surveys = [BackgroundSurvey(one.path, one.trace) for one in made.unsurveyed]
+        return made.plan
+
     def tick(self) -> tuple[int, float] | None:
         """One inert user per process that sends; None ends the run."""
         driving = type(self).driving
@@ -89,8 +111,8 @@ class PlanShape(LoadTestShape):
     def _add_options(cls, parser: Any, **_: Any) -> None:
         users = [option for user_class in _subclasses(ArrivalUser) for option in user_class.options()]
         startform.add_options(parser, (*cls.option_list, *users, *options.RUN))
-        options.listen_to_this_machine(parser)
-        options.explain_unknown(parser)
+        commandline.listen_to_this_machine(parser)
+        commandline.explain_unknown(parser)
 
     @classmethod
     def _bind(cls, environment: Any, **_: Any) -> None:
@@ -114,31 +136,12 @@ class ReplayShape(PlanShape):
     mode = "replay"
     option_list = options.TRACE
     trace: ClassVar[str | Path | None] = None
-    _survey: BackgroundSurvey | None = None
 
     def plan(self, values: Values) -> Plan:
         """The trace, cut, cleaned and scaled by the options."""
-        from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
-        from fineserve_shapes.workload.replay import trace_plan
-        from fineserve_shapes.workload.traces.trace import open_trace
+        from fineserve_shapes.planning.replaying import replay
 
-        path = values.path("--request-trace-csv") or self.trace
-        if path is None:
-            raise InputError("no trace to replay (--request-trace-csv)")
-        trace = open_trace(path, options.trace_options(values))
-        plan = trace_plan(
-            trace,
-            time_scale=values.number_or("--time-scale", 1.0),
-            keep_fraction=values.number_or("--keep-fraction", 1.0),
-            num_prompts=values.count("--num-prompts"),
-        )
-        logger.info("%s", trace.opening.line())
-        for warning in trace.opening.warnings:
-            logger.warning("%s", warning)
-        if self._survey is not None:
-            self._survey.stop()
-        self._survey = None if trace.opening.complete else BackgroundSurvey(path, trace)
-        return plan
+        return self._taken(replay(values, self.trace))
 
 
 class SyntheticShape(PlanShape):
@@ -153,12 +156,10 @@ class SyntheticShape(PlanShape):
     datasets: ClassVar[Path | None] = DATASETS
     num_prompts: ClassVar[int | None] = None
 
-    def _logged(self, synthesis: Synthesis, values: Values) -> Plan:
+    def _ended(self, made: MadePlan, values: Values) -> Plan:
         from fineserve_shapes.planning.synthesis import ended
 
-        for line in synthesis.lines:
-            logger.info("%s", line)
-        return ended(synthesis.plan, values, self.num_prompts)
+        return ended(self._taken(made), values, self.num_prompts)
 
 
 class PoissonShape(SyntheticShape):
@@ -179,7 +180,7 @@ class PoissonShape(SyntheticShape):
         """Arrivals by the options; lengths recorded, described or of the prompt file."""
         from fineserve_shapes.planning.synthesis import poisson
 
-        return self._logged(poisson(values, self.request_rate, self.datasets), values)
+        return self._ended(poisson(values, self.request_rate, self.datasets), values)
 
 
 class ParametricShape(SyntheticShape):
@@ -197,7 +198,43 @@ class ParametricShape(SyntheticShape):
         """Windows, bursts and lengths by the options."""
         from fineserve_shapes.planning.synthesis import parametric
 
-        return self._logged(parametric(values, self.datasets), values)
+        return self._ended(parametric(values, self.datasets), values)
+
+
+class MixShape(PlanShape):
+    """Several streams at once, each with its own workload, server, model and SLO.
+
+    mix: the mix file where --mix names none. streams: the streams in its place, for a mix that is written in Python.
+
+        class Mix(MixShape):
+            streams = (
+                Stream("chat", own={"kind": "poisson", "request_rate": "3", "model": "small", "host": "http://a:8000"}),
+                Stream("agents", own={"kind": "replay", "request_trace_csv": "agents.csv", "host": "http://b:8000"}),
+            )
+    """
+
+    abstract = True
+    mode = "mix"
+    option_list = options.MIX
+    mix: ClassVar[str | Path | None] = None
+    streams: ClassVar[Sequence[Stream]] = ()
+
+    def streams_of(self, values: Values) -> tuple[Stream, ...]:
+        """Those of --mix, or of the class."""
+        from fineserve_shapes.planning.mixfile import checked_streams, read_mix
+
+        path = values.path("--mix")
+        if path is None and self.streams:
+            return checked_streams(self.streams, values)
+        if path is None and self.mix is None:
+            raise InputError("no mix of streams (--mix)")
+        return read_mix(path or Path(self.mix or ""), values)
+
+    def plan(self, values: Values) -> Plan:
+        """The plans of all streams as one, scaled and cut by the options."""
+        from fineserve_shapes.planning.mixing import mixed
+
+        return self._taken(mixed(self.streams_of(values), values))
 
 
 def _subclasses(base: type) -> list[Any]:

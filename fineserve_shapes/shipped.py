@@ -18,9 +18,10 @@ def _folder(name: str) -> Path:
 LOCUSTFILES = _folder("locustfiles")
 DATASETS = _folder("datasets")
 """With the folders `replay` (sample traces) and `Parametric` (windows and bursts)."""
+SAMPLE_MIX = DATASETS / "mix" / "four_classes.toml"
 SAMPLE_TRACE = DATASETS / "replay" / "MoE_gt100B.csv"
 
-STORIES = ("replay", "poisson", "parametric")
+STORIES = ("replay", "poisson", "parametric", "mix")
 """The names of the locustfiles."""
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -22,7 +21,7 @@ from fineserve_shapes import __version__, options
 from fineserve_shapes.client.client import Client
 from fineserve_shapes.client.descriptors import allow_many
 from fineserve_shapes.client.preflight import ServedModel, Server, ask, find_model
-from fineserve_shapes.client.reactor import Reactor
+from fineserve_shapes.client.reactor import Reactor, borrow, give_back
 from fineserve_shapes.client.retry import Retry429
 from fineserve_shapes.client.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
@@ -32,10 +31,11 @@ from fineserve_shapes.prompts.tokenids import VOCAB_SIZE
 from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.request import Api, BodyTemplate, body_fields, candidates_asked, choices_asked, streams
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.text import shorten
 from fineserve_shapes.values import Values
 
-__all__ = ["ArrivalUser", "ChatUser", "CompletionUser", "OpenAIUser", "PlannedRequest", "Result"]
+__all__ = ["ArrivalUser", "ChatUser", "CompletionUser", "OpenAIUser", "PlannedRequest", "Result", "Stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ _PREFLIGHT_TOKENS = 16
 class PlannedRequest:
     """One request of the plan.
 
-    id: `<run>-<index>`, the same in the plan, the server's log and the records. due_s: seconds from the start of the run.
+    id: `<run>-<index>`, in a mix `<run>-<stream>-<position>`; the same in the server's log and the records. index: its
+    place in the plan. position: its place in its stream, the same where there is one stream: what is drawn for a request
+    is drawn by that, so that it does not depend on other streams. due_s: seconds from the start of the run.
     prepared: what the user's `prepare` made of it. prefix: the blocks that its prompt shares with others.
     """
 
@@ -57,7 +59,8 @@ class PlannedRequest:
     due_s: float
     input_tokens: int
     output_tokens: int
-    stream: int
+    stream: Stream
+    position: int
     prepared: Any = None
     prefix: tuple[int, ...] = ()
 
@@ -76,9 +79,10 @@ class ArrivalUser(User):
     abstract = True
     tasks: ClassVar[list[Any]] = [lambda _user: None]  # never run; Locust wants one
 
-    def open(self) -> dict[str, Any]:
-        """Get ready for a run, before its time 0. Facts that come back are shown by the master; the entry `digest` is
-        compared between workers. Raises InputError, which ends the run with its one line."""
+    def open(self, stream: Stream) -> dict[str, Any]:  # noqa: ARG002
+        """Get ready for the stream whose requests this instance sends, before time 0 of a run; `stream.values` has its
+        options. Facts that come back are shown by the master; the entry `digest` is compared between workers. Raises
+        InputError, which ends the run with its one line."""
         return {}
 
     def prepare(self, request: PlannedRequest) -> Any:  # noqa: ARG002
@@ -96,9 +100,9 @@ class ArrivalUser(User):
     def result(self, request: PlannedRequest, result: Result) -> None:
         """Called with every result: for what is to be done with answers beside measuring them."""
 
-    def tokens_come(self) -> Mapping[int, int]:
-        """Output tokens that have come so far, by stream, of answers that have not ended as well. Empty: not known."""
-        return {}
+    def tokens_come(self) -> int | None:
+        """Output tokens that have come so far, of answers that have not ended as well. None: not known."""
+        return None
 
     def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
         """Requests whose first token came since the last call, with when they were sent and when it came (perf_counter);
@@ -139,6 +143,8 @@ class OpenAIUser(ArrivalUser):
 
     abstract = True
     api: Api
+    stream: Stream
+    """Whose requests this instance sends; from `open` on."""
 
     _reactor: Reactor | None = None
     _client: Client
@@ -146,10 +152,10 @@ class OpenAIUser(ArrivalUser):
     _template: BodyTemplate
     _prompts: PromptSource
 
-    def open(self) -> dict[str, Any]:
+    def open(self, stream: Stream) -> dict[str, Any]:
         """Make the client, look at the server, and get the prompts ready."""
-        values = Values(self.environment.parsed_options)
-        host = self.environment.host or self.host
+        self.stream, values = stream, stream.values
+        host = options.host(stream.own, self.environment.host, self.host)
         if not host:
             raise InputError("no server to send to (--host)")
         target = Target(host)
@@ -187,18 +193,18 @@ class OpenAIUser(ArrivalUser):
         if not model.certain and not values.switch("--skip-preflight"):
             self._ask(server, model, min(deadlines.progress_s, deadlines.request_s))
         allow_many()
-        reactor = Reactor(time.perf_counter)
+        reactor = borrow(time.perf_counter)
         try:
             self._client = Client(target, reactor, deadlines, server.headers, context)
         except BaseException:
-            reactor.close()
+            give_back(reactor)
             raise
         self._reactor = reactor
-        self._readers: dict[AnswerReader, int] = {}  # of answers that have not ended, with their streams
+        self._readers: set[AnswerReader] = set()  # of answers that have not ended
         self._awaited: dict[
             AnswerReader, PlannedRequest
         ] = {}  # of those whose first token has not come, or is not told
-        self._tokens_read: Counter[int] = Counter()  # of those that have, by stream
+        self._tokens_read = 0  # of those that have
         return {
             "model": model.name,
             "max_model_len": model.max_model_len,
@@ -216,11 +222,11 @@ class OpenAIUser(ArrivalUser):
             "Accept": "text/event-stream" if self._streams else "application/json",
             "User-Agent": f"fineserve-shapes/{__version__}",
         }
-        return headers | _authorization()
+        return headers | _authorization(self.stream.values.text("--api-key-env") or API_KEY_VARIABLE)
 
     def prepare(self, request: PlannedRequest) -> Prompt:
         """The prompt, of the asked length."""
-        asked = request.index, request.input_tokens, request.prefix
+        asked = request.position, request.input_tokens, request.prefix
         if self._slow_prompts:
             return gevent.get_hub().threadpool.apply(self._prompts.prompt, asked)
         return self._prompts.prompt(*asked)
@@ -238,25 +244,22 @@ class OpenAIUser(ArrivalUser):
         def attempt() -> Result:
             nonlocal attempts
             reader = self._reader(request)
-            self._readers[reader] = request.stream
+            self._readers.add(reader)
             attempts += 1
             if attempts == 1:  # a later one counts from when the first was sent, which its end tells
                 self._awaited[reader] = request
             try:
                 return self._client.post(self._path, body, reader, {"X-Request-Id": request.id})
             finally:
-                del self._readers[reader]
+                self._readers.discard(reader)
                 self._awaited.pop(reader, None)
-                self._tokens_read[request.stream] += reader.tokens
+                self._tokens_read += reader.tokens
 
         return self._retry.perform(attempt)
 
-    def tokens_come(self) -> Mapping[int, int]:
+    def tokens_come(self) -> int | None:
         """By the server's usage where every chunk has it, else counted."""
-        come = self._tokens_read.copy()
-        for reader, stream in self._readers.items():
-            come[stream] += reader.tokens
-        return come
+        return self._tokens_read + sum(reader.tokens for reader in self._readers)
 
     def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
         """As their readers have them."""
@@ -281,7 +284,7 @@ class OpenAIUser(ArrivalUser):
         """Close connections."""
         if self._reactor is not None:
             self._client.close()
-            self._reactor.close()
+            give_back(self._reactor)
             self._reactor = None
 
     @classmethod
@@ -303,7 +306,10 @@ class OpenAIUser(ArrivalUser):
 
     def _ask(self, server: Server, model: ServedModel, timeout_s: float) -> None:
         """Send what the run would send, for one token."""
-        request = PlannedRequest(f"preflight-{uuid.uuid4().hex[:12]}", _PREFLIGHT_INDEX, 0.0, _PREFLIGHT_TOKENS, 1, 0)
+        request = PlannedRequest(
+            f"preflight-{uuid.uuid4().hex[:12]}", _PREFLIGHT_INDEX, 0.0, _PREFLIGHT_TOKENS, 1, self.stream,
+            _PREFLIGHT_INDEX,
+        )  # fmt: skip
         try:
             body = self.body(replace(request, prepared=self.prepare(request)))
         except InputError:
@@ -361,7 +367,7 @@ def failure(error: Exception, sent_s: float) -> Result:
     return Result(outcome, shorten(f"{type(error).__name__}: {error}"), sent_s, time.perf_counter())
 
 
-def _authorization() -> dict[str, str]:
+def _authorization(variable: str) -> dict[str, str]:
     """The key, from the environment of this process and nowhere else."""
-    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    key = os.environ.get(variable, "").strip()
     return {"Authorization": f"Bearer {key}"} if key else {}

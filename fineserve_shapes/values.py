@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,28 @@ def dest(flag: str) -> str:
 
 
 class Values:
-    """Options as values. The attributes of a parsed command line or a submitted form go in; InputError names the flag."""
+    """Options as values. The attributes of a parsed command line or a submitted form go in; InputError names the flag.
 
-    def __init__(self, parsed: Any) -> None:
+    own: by attribute, what stands in the place of those; a switch is True or False, all else text.
+    """
+
+    def __init__(self, parsed: Any, own: Mapping[str, str | bool] | None = None) -> None:
         self._parsed = parsed
+        self._own = own or {}
+
+    def over(self, own: Mapping[str, str | bool]) -> Values:
+        """The same with others in their place."""
+        return Values(self._parsed, {**self._own, **own})
 
     def text(self, flag: str) -> str | None:
         """What was typed, or None."""
-        value = getattr(self._parsed, dest(flag), None)
+        value = self._given(flag)
         text = "" if value is None else str(value).strip()
         return text or None
 
     def switch(self, flag: str) -> bool:
         """Whether it is on."""
-        return bool(getattr(self._parsed, dest(flag), False))
+        return bool(self._given(flag))
 
     def number(self, flag: str) -> float | None:
         """A finite number."""
@@ -100,6 +108,10 @@ class Values:
         if not isinstance(value, dict):
             raise InputError(f"{flag} must be a JSON object, got {text!r}")
         return value
+
+    def _given(self, flag: str) -> Any:
+        name = dest(flag)
+        return self._own[name] if name in self._own else getattr(self._parsed, name, None)
 
     def _read(self, flag: str, kind: Callable[[str], Any], what: str) -> Any:
         text = self.text(flag)

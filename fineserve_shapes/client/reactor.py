@@ -35,6 +35,24 @@ _CHECKS_PER_TURN = 500
 SWEEP_S = 0.1
 
 
+_lent: list[Reactor] = []
+"""The reactor of this process, once for each of its borrowers."""
+
+
+def borrow(clock: Callable[[], float]) -> Reactor:
+    """The reactor of this process, which all clients share, so that its sockets are read in one go."""
+    _lent.append(_lent[0] if _lent else Reactor(clock))
+    return _lent[0]
+
+
+def give_back(reactor: Reactor) -> None:
+    """It is needed no more here; the last one closes it."""
+    if reactor in _lent:
+        _lent.remove(reactor)
+        if reactor not in _lent:
+            reactor.close()
+
+
 class WithDeadline(Protocol):
     """Something with deadlines."""
 

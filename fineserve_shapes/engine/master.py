@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gevent
@@ -15,7 +15,7 @@ from fineserve_shapes.engine.run import MAX_AHEAD_S, Run
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.lease import Row
-from fineserve_shapes.leases.messages import MessageError
+from fineserve_shapes.leases.messages import MessageError, by_stream
 from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.overload import Strain
@@ -111,9 +111,10 @@ class Master:
         run = self.run
         if run is None or worker not in self._connected():
             return
-        others = {facts.get("digest") for facts in run.facts.values()}
-        if others and facts.get("digest") not in others and error is None:
-            error = f"worker {worker} makes other prompts than the others: its prompt file or tokenizer differs"
+        if error is None and (differs := _other_prompts(facts, run.facts.values())) is not None:
+            error = (
+                f"worker {worker} makes other prompts than the others{differs}: its prompt file or tokenizer differs"
+            )
         if error is not None:
             if run.start_s is None:
                 self._fail(run, InputError(error))
@@ -150,7 +151,9 @@ class Master:
         process.tokens_come = tokens_come
         process.loop_delay.record(delays_s)
         process.reads.merge(reads)
-        process.stamped = run.facts[worker].get("token_times") == "received"
+        process.stamped = all(
+            of_stream.get("token_times") == "received" for of_stream in by_stream(run.facts[worker]).values()
+        )
         process.uncertainty_s = (
             uncertainty_s if process.uncertainty_s is None else max(process.uncertainty_s, uncertainty_s)
         )
@@ -225,7 +228,7 @@ class Master:
                    for pair in zip(block.input_tokens.tolist(), block.output_tokens.tolist(), strict=True)]  # fmt: skip
         if not lengths:
             return True
-        rows = [Row(0.0, number, *lengths[number % len(lengths)], 0) for number in range(wanted)]
+        rows = [Row(0.0, number, *lengths[number % len(lengths)], 0, number) for number in range(wanted)]
         workers = list(run.facts)
         logger.info("warming up with %d requests", wanted)
         for place, worker in enumerate(workers):
@@ -261,6 +264,7 @@ class Master:
             "warmup_s": run.settings.warmup_s,
             "logged": int(run.log is not None),
             "token_times": int(run.settings.token_times),
+            **messages.pack_names(run.names),
         }
         self._send(messages.BEGIN, begin, worker)
         run.book.join(worker, run.now_s)
@@ -291,3 +295,12 @@ class Master:
             gevent.sleep(STEP_EVERY_S / 2)
         for worker, lease in run.book.step(run.now_s):  # the last reports are confirmed, too
             self._send(messages.LEASE, {"run": run.id, **messages.pack_lease(lease)}, worker)
+
+
+def _other_prompts(facts: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str | None:
+    """Of which stream a worker makes other prompts than the others, as the end of a sentence; None: of none."""
+    for other in others:
+        for name, of_stream in by_stream(facts).items():
+            if of_stream.get("digest") != by_stream(other).get(name, {}).get("digest"):
+                return f" for stream {name}" if name else ""
+    return None

@@ -12,13 +12,20 @@ from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
 
 
+class Numbered(Protocol):
+    """A stream."""
+
+    @property
+    def number(self) -> int: ...
+
+
 class FirstToken(Protocol):
     """The request whose first token came."""
 
     @property
     def index(self) -> int: ...
     @property
-    def stream(self) -> int: ...
+    def stream(self) -> Numbered: ...
     @property
     def due_s(self) -> float: ...
     @property
@@ -52,8 +59,8 @@ class Performer(Protocol):
         Empty where that is not known.
         """
 
-    def measured(self, rows: Records, itl_s: FloatArray) -> None:
-        """Requests that ended since the last call, and the gaps between their chunks, shape (n,), seconds."""
+    def measured(self, rows: Records, itl_s: Mapping[int, FloatArray]) -> None:
+        """Requests that ended since the last call, and by stream the gaps between their chunks, shape (n,), seconds."""
 
     def close(self) -> None:
         """The run is over."""

@@ -28,6 +28,7 @@ def record_of(
     metrics = result.server_metrics or {}
     return {
         "index": row.request,
+        "position": row.position,
         "stream": row.stream,
         "outcome": OUTCOMES.index(result.outcome),
         "short": result.short,

@@ -6,25 +6,25 @@ import logging
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gevent.event import Event
 
 from fineserve_shapes.engine.logwriter import LogWriter
 from fineserve_shapes.engine.prefetch import prefetched
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.book import LeaseBook
-from fineserve_shapes.leases.lease import SILENCE_S, Row
+from fineserve_shapes.leases.lease import SILENCE_S, block_of
 from fineserve_shapes.leases.slots import Slots
 from fineserve_shapes.measure.currentrate import Flow
-from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
+from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge, of_processes
 from fineserve_shapes.measure.measurements import Measurements
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.requestlog import RequestLog
-from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.measure.totals import Totals
 from fineserve_shapes.workload.block import Block
@@ -39,14 +39,18 @@ MAX_AHEAD_S = 60.0  # of the master's clock: what a worker measures later than t
 class Settings:
     """How to run a plan.
 
+    names: of the plan's streams. slo: of all of them or of each. limits: what a valid run keeps within; limits_of_streams:
+    what each stream does, in a mix.
     run_time_s: when to stop leasing; None: with the plan. warmup_requests: extra ones before time 0. warmup_s: rows due
     before that stay out of the figures. request_log: a file for a row per request, with every token's time where
     token_times is set. max_concurrency: requests in flight at most, over all workers.
     """
 
     run_time_s: float | None = None
-    slo: Slo | None = None
+    slo: Slo | Slos | None = None
     limits: Limits = field(default_factory=Limits)
+    limits_of_streams: tuple[Limits, ...] = ()
+    names: Names = field(default_factory=Names)
     warmup_requests: int = 0
     warmup_s: float = 0.0
     request_log: Path | None = None
@@ -66,11 +70,12 @@ class Run:
     def __init__(self, blocks: Iterable[Block], planned: int | None, settings: Settings, *, local: bool) -> None:
         self.id = uuid.uuid4().hex[:8]
         self.settings = settings
+        self.names = settings.names
         self.blocks = blocks
         self.log: LogWriter | None = None
         if settings.request_log is not None:
             log = RequestLog(
-                settings.request_log, self.id, token_times=settings.token_times, warmup_s=settings.warmup_s
+                settings.request_log, self.id, self.names, token_times=settings.token_times, warmup_s=settings.warmup_s
             )
             self.log = LogWriter(log)
         self.start_s: float | None = None  # perf_counter
@@ -79,8 +84,8 @@ class Run:
         silence_s = float("inf") if local else SILENCE_S
         self._reading = prefetched(iter(blocks))
         slots = None if settings.max_concurrency is None else Slots(settings.max_concurrency)
-        self.book = LeaseBook(self._reading, planned, slots=slots, silence_s=silence_s)
-        self.tally = Tally(settings.slo, settings.warmup_s, settings.limits.lag_s)
+        self.book = LeaseBook(self._reading, planned, mixed=self.names.mixed, slots=slots, silence_s=silence_s)
+        self.tally = Tally(settings.slo, settings.warmup_s, settings.limits.lag_s, self.names)
         self.flow = Flow()  # of output tokens
         self._come: Counter[int] = Counter()  # output tokens by stream, as of the last look
         self.workers: dict[str, Process] = {}
@@ -92,7 +97,8 @@ class Run:
         self.stopping = False
         self.begun = Event()  # set when leasing starts, or when it never will
         self._unfolded: deque[Callable[[], None]] = deque()
-        self._accounts: Accounts | None = None
+        self._accounts: dict[int, Accounts] = {}  # by stream, once the run has ended
+        self._ended = False
         self._sampled_s = self._advanced_s = 0.0
 
     @property
@@ -132,9 +138,36 @@ class Run:
         return found
 
     def fidelity(self) -> dict[str, Any]:
-        """Asked against delivered, final or so far (see `judge`)."""
-        accounts = self._accounts or Accounts(0, self.book.ledger["unknown"])
-        return judge(self.tally.delivery, self.tally.total, accounts, self.workers, self.settings.limits, self.master)
+        """Asked against delivered, final or so far (see `judge`). A mix is valid where all its streams are."""
+        also = [f"stream {name}: {reason}" for name, found in self._of_streams().items() for reason in found["reasons"]]
+        return judge(
+            self.tally.delivery, self.tally.total, self._account_of(None), self.workers, self.settings.limits,
+            self.master, also,
+        )  # fmt: skip
+
+    def fidelity_of_streams(self) -> dict[str, dict[str, Any]]:
+        """The same of each stream by its name; nothing where the run is no mix."""
+        return self._of_streams(of_processes(self.workers, self.tally.total, self.settings.limits))
+
+    def _of_streams(self, also: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        if not self.names.mixed:
+            return {}
+        return {
+            name: judge(stream.delivery, stream.totals, self._account_of(number), {}, limits, also=also)
+            for number, ((name, stream), limits) in enumerate(
+                zip(self.tally.streams.items(), self.settings.limits_of_streams, strict=True)
+            )
+        }
+
+    def _account_of(self, stream: int | None) -> Accounts:
+        """Of one stream, or all."""
+        if not self._ended:
+            ledger = self.book.ledger if stream is None else self.book.ledgers.by_stream[stream]
+            return Accounts(0, ledger["unknown"])
+        if stream is not None:
+            return self._accounts.get(stream, Accounts())
+        found = self._accounts.values()
+        return Accounts(sum(one.unsent for one in found), sum(one.unknown for one in found))
 
     def account(self) -> None:
         """Some time has passed: the plan's rows that were leased, and the requests in flight, go into the series."""
@@ -147,7 +180,7 @@ class Run:
             self._count_tokens(now_s)
         if self.end_s is None and now_s - self._advanced_s >= ADVANCE_EVERY_S:
             self._advanced_s = now_s
-            self.tally.delivery.advance(now_s)
+            self.tally.advance(now_s)
 
     def _count_tokens(self, now_s: float) -> None:
         come: Counter[int] = Counter()
@@ -190,23 +223,25 @@ class Run:
         while self.fold():
             pass
         self.account()
-        self.tally.delivery.finish(end_s)
+        self.tally.finish(end_s)
         if self.log is not None:
             self.log.finish()
         unknown = self.book.unknown
         if unknown:
-            self._lose("unknown", _block([row for _, row in unknown]), [worker for worker, _ in unknown])
-        unsent = 0
+            self._lose("unknown", block_of([row for _, row in unknown]), [worker for worker, _ in unknown])
+        unsent: Counter[int] = Counter()
         for block in self.book.unsent():
             due = block.take(block.due_s <= end_s)
-            unsent += len(due)
+            unsent.update(due.stream.tolist())
             self.tally.series.lose("unsent", due.stream, due.due_s)
             if self.log is not None:
                 self._log_lost("unsent", block, None)
-            elif not len(due) and len(block):
+            elif not len(due) and len(block) and not self.names.mixed:
                 break  # the rest of the plan lies after the end as well
         self._reading.close()
-        self._accounts = Accounts(unsent, sum(row.due_s <= end_s for _, row in unknown))
+        lost = Counter(row.stream for _, row in unknown if row.due_s <= end_s)
+        self._accounts = {stream: Accounts(unsent[stream], lost[stream]) for stream in {*unsent, *lost}}
+        self._ended = True
 
     def _lose(self, outcome: str, block: Block, workers: list[str]) -> None:
         self.tally.series.lose(outcome, block.stream, block.due_s)
@@ -214,10 +249,6 @@ class Run:
 
     def _log_lost(self, outcome: str, block: Block, workers: list[str] | None) -> None:
         if (writer := self.log) is not None:
-            columns = block.index, block.stream, block.due_s, block.input_tokens, block.output_tokens
+            position = block.index if block.position is None else block.position
+            columns = block.index, position, block.stream, block.due_s, block.input_tokens, block.output_tokens
             writer.call(lambda: writer.log.write_lost(outcome, *columns, workers))
-
-
-def _block(rows: list[Row]) -> Block:
-    due_s, index, input_tokens, output_tokens, stream = map(np.array, zip(*(row[:5] for row in rows), strict=True))
-    return Block(index, due_s, input_tokens, output_tokens, stream)

@@ -13,6 +13,7 @@ import msgpack
 import zstandard
 
 from fineserve_shapes.measure.measurements import Measurements, Outbox
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.requestlog import RequestLog
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,11 @@ class Spool:
     The file has no name and vanishes with the process. It lies in the working directory, where its rows will be written
     if they are needed, and takes some 80 bytes a request. A disk that fails ends the spool, not the run.
 
-    outbox: where the payloads come from, which knows whether they hold the times of tokens.
+    outbox: where the payloads come from, which knows whether they hold the times of tokens. names: of the streams.
     """
 
-    def __init__(self, run: str, worker: str, outbox: Outbox) -> None:
-        self._run, self._worker, self._outbox = run, worker, outbox
+    def __init__(self, run: str, worker: str, outbox: Outbox, names: Names) -> None:
+        self._run, self._worker, self._outbox, self._names = run, worker, outbox, names
         self._file: IO[bytes] | None = None
         self._compressor = zstandard.ZstdCompressor(level=1)
         try:
@@ -71,7 +72,7 @@ class Spool:
         for payload in self._payloads():
             if log is None:
                 outbox = self._outbox
-                log = RequestLog(path, self._run, token_times=outbox.token_times, warmup_s=outbox.warmup_s)
+                log = RequestLog(path, self._run, self._names, token_times=outbox.token_times, warmup_s=outbox.warmup_s)
             log.write(Measurements.unpack(payload), self._worker)
         if log is not None:
             log.close()

@@ -19,6 +19,7 @@ from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.holder import LeaseHolder
 from fineserve_shapes.leases.lease import Lease, Row
 from fineserve_shapes.measure.measurements import Outbox
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.records import Records
 from fineserve_shapes.text import shorten
 
@@ -30,7 +31,7 @@ class Beginning:
     """What the master says when a run begins.
 
     start_s: the run's time 0 on the master's clock. warmup_s, token_times: see `Outbox`. logged: whether the master keeps
-    a request log, so that the worker keeps its records until the master has them.
+    a request log, so that the worker keeps its records until the master has them. names: of the streams.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Beginning:
     warmup_s: float
     logged: bool
     token_times: bool
+    names: Names
 
     @classmethod
     def unpack(cls, data: Any) -> Beginning:
@@ -48,6 +50,7 @@ class Beginning:
             messages.data_field(data, "warmup_s", float),
             bool(messages.data_field(data, "logged", int)),
             bool(messages.data_field(data, "token_times", int)),
+            messages.unpack_names(data),
         )
 
 
@@ -75,9 +78,9 @@ class WorkerRun:
         self._offset_s = offset_s
         self.holder = LeaseHolder(fenced=not local)
         self._outbox = Outbox(beginning.warmup_s, beginning.token_times)
-        self._spool = Spool(self.id, worker, self._outbox) if beginning.logged and not local else None
+        self._spool = Spool(self.id, worker, self._outbox, beginning.names) if beginning.logged and not local else None
         self._told: dict[int, tuple[float, float]] = {}  # sent and first token, of requests that have not ended
-        self._unshown: list[tuple[Records, FloatArray]] = []
+        self._unshown: list[tuple[Records, dict[int, FloatArray]]] = []
         self._in_flight: Counter[int] = Counter()  # by stream
         self._tokens_before = dict(performer.tokens_come())  # of runs before
         performer.take_reads()  # likewise
@@ -184,7 +187,7 @@ class WorkerRun:
         shift_s = self.shift_s
         for request, sent_s, first_token_s in self._performer.first_tokens():
             told = self._told[request.index] = sent_s + shift_s, first_token_s + shift_s
-            self._outbox.first(request.stream, request.due_s, *told, request.input_tokens)
+            self._outbox.first(request.stream.number, request.due_s, *told, request.input_tokens)
         if (taken := self._outbox.take()) is None:
             return None
         rows, itl_s, payload = taken

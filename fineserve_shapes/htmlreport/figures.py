@@ -134,7 +134,7 @@ def slowest(run: RunData, by: str) -> list[dict[str, Any]]:
     return [
         {
             "id": run.ids[place],
-            "stream": int(row["stream"]),
+            "stream": run.tally.names.of(int(row["stream"])),
             "outcome": OUTCOMES[row["outcome"]],
             "due_s": float(row["due_s"]),
             "lag_ms": 1e3 * float(lag_s[number]),

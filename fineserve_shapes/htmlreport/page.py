@@ -16,6 +16,7 @@ from markupsafe import Markup
 from fineserve_shapes import __version__
 from fineserve_shapes.htmlreport import figures
 from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.measure.steady import throughput
 from fineserve_shapes.measure.summary import rates
 from fineserve_shapes.text import MAX_CHARS, shorten
 from fineserve_shapes.webui.chartlibrary import plotly_js
@@ -124,7 +125,8 @@ def _configuration(run: RunData) -> dict[str, Any]:
 def _throughput(run: RunData) -> dict[str, Any]:
     told = run.summary
     if "duration" not in told:
-        told = {**told, **rates(run.tally)}
+        tally = run.tally
+        told = {**told, **rates(tally.total, tally.warmup_s), "steady": throughput(tally.series, tally.window)}
     found = {title: told[name] for name, title in _THROUGHPUT.items() if name in told}
     found |= {f"{title}, drain included": told[name] for name, title in _RATES.items() if name in told}
     steady = told.get("steady")
@@ -133,7 +135,12 @@ def _throughput(run: RunData) -> dict[str, Any]:
         found |= {f"{title}, steady window": steady.get(name) for name, title in _RATES.items()}
     goodput = run.summary.get("goodput")
     if isinstance(goodput, dict):
-        limits = ", ".join(f"{name.removesuffix('_ms')} {number(limit)} ms" for name, limit in goodput["slo"].items())
+        limits = (
+            ", ".join(
+                f"{name.removesuffix('_ms')} {number(limit)} ms" for name, limit in (goodput["slo"] or {}).items()
+            )
+            or "the SLO of their stream"
+        )
         found |= {
             "goodput, requests/s of the steady window": goodput.get("rps"),
             "goodput, output tokens/s of the steady window": goodput.get("output_tps"),

@@ -23,14 +23,15 @@ from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
 from fineserve_shapes.measure.measurements import GAPS, MAX_ERROR_CHARS, SENT, Measurements
+from fineserve_shapes.measure.names import ALONE, Names
 from fineserve_shapes.measure.requestlog import SCHEMA
-from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.text import shorten
 
 TIMES = "token_times_s"
 LONGEST_LINE = 2**26
-_YOUNG = ("held_s",)  # columns that older logs do not have
+_YOUNG = ("held_s", "position")  # columns that older logs do not have
 _LOST = tuple(OUTCOMES.index(outcome) for outcome in ("unsent", "unknown"))
 
 
@@ -56,16 +57,19 @@ class RunData:
 
     @classmethod
     def read(
-        cls, path: Path, summary: Mapping[str, Any] | None = None, itl: Mapping[int, Histogram] | None = None
+        cls, path: Path, summary: Mapping[str, Any] | None = None, itl: Mapping[str, Histogram] | None = None
     ) -> RunData:
         """Read a request log (.parquet, .jsonl or .csv).
 
-        summary: the run's; a .parquet file has it inside. itl: the gaps between chunks by stream; without them they are
-        taken from the tokens' times, where the file has those. Raises InputError for what is no request log.
+        summary: the run's; a .parquet file has it inside. itl: the gaps between chunks by the stream's name; without them
+        they are taken from the tokens' times, where the file has those. Raises InputError for what is no request log.
         """
         table, about = _table(path)
         summary = summary or about
         table = table.sort_by([("sent_s", "ascending")])
+        names = _names(table, summary)
+        numbers = _numbers(table, names)
+        table = table.set_column(table.column_names.index("stream"), "stream", pa.array(numbers))
         outcome = _codes(table, path)
         # an unknown request has been leased and not been heard of: it has no times
         sent = np.isin(outcome, _LOST, invert=True) & ~np.isnan(_column(table, "sent_s", np.nan, np.float64))
@@ -74,9 +78,10 @@ class RunData:
         warm = _column(kept, "warmup", False, np.bool_)
         errors = [None if text is None else text[:MAX_ERROR_CHARS] for text in kept["error"].to_pylist()]
         warm_due_s = rows["due_s"][warm]
-        tally = Tally(_slo(summary), float(np.nextafter(warm_due_s.max(), np.inf)) if len(warm_due_s) else 0.0)
+        warmup_s = float(np.nextafter(warm_due_s.max(), np.inf)) if len(warm_due_s) else 0.0
+        tally = Tally(_slos(summary, names), warmup_s, names=names)
         _plan(tally, table)
-        gaps = _itl(kept, rows, warm) if itl is None else dict(itl)
+        gaps = _itl(kept, rows, warm) if itl is None else {names.number(name): each for name, each in itl.items()}
         tally.add(Measurements(rows, _sent(rows), gaps, np.empty(0, dtype=GAPS), _grouped(rows, errors)))
         lost_due_s = _column(lost, "due_s", np.nan, np.float64)
         for code in _LOST:
@@ -155,6 +160,21 @@ def _column(table: Any, name: str, missing: Any, dtype: Any) -> npt.NDArray[Any]
     return np.asarray(pc.fill_null(table[name].combine_chunks(), missing).to_numpy(zero_copy_only=False), dtype=dtype)
 
 
+def _names(table: Any, summary: Mapping[str, Any]) -> Names:
+    """Of the streams, in the order of the summary where there is one."""
+    told = summary.get("streams")
+    known = [str(name) for name in told] if isinstance(told, dict) else []
+    found = pc.unique(table["stream"].cast(pa.string())).to_pylist()
+    names = tuple(dict.fromkeys([*known, *sorted(name for name in found if name)])) or (ALONE,)
+    return Names(names, len(names) > 1)
+
+
+def _numbers(table: Any, names: Names) -> npt.NDArray[np.int16]:
+    places = pc.index_in(table["stream"].cast(pa.string()), value_set=pa.array(names.names))
+    numbers: npt.NDArray[np.int16] = _column(pa.table({"stream": places}), "stream", 0, np.int16)
+    return numbers
+
+
 def _texts(table: Any, name: str) -> list[str]:
     return [(text or "")[:200] for text in table[name].to_pylist()]
 
@@ -227,8 +247,17 @@ def _grouped(rows: records.Records, errors: list[str | None]) -> list[tuple[tupl
     return [(error, np.array(at, dtype=np.int64)) for error, at in places.items()]
 
 
-def _slo(summary: Mapping[str, Any]) -> Slo | None:
-    goodput = summary.get("goodput")
+def _slos(summary: Mapping[str, Any], names: Names) -> Slo | Slos | None:
+    """What made answers good: of each stream of a mix, else of all."""
+    if not names.mixed:
+        return _slo(summary)
+    told = summary.get("streams")
+    found = Slos(tuple(_slo(told.get(name)) if isinstance(told, dict) else None for name in names.names))
+    return found or None
+
+
+def _slo(figures: Any) -> Slo | None:
+    goodput = figures.get("goodput") if isinstance(figures, Mapping) else None
     if not isinstance(goodput, dict) or not goodput.get("slo"):
         return None
     return Slo(tuple((name.removesuffix("_ms"), limit_ms / 1e3) for name, limit_ms in goodput["slo"].items()))
@@ -240,5 +269,5 @@ def _fidelity(tally: Tally, ledger: Mapping[str, int], summary: Mapping[str, Any
         return told
     # without its summary: the same measures; what was never due, and how well clocks were known, the log does not say
     total = tally.total
-    tally.delivery.finish(max(total.last_sent_s, 0.0))
+    tally.finish(max(total.last_sent_s, 0.0))
     return judge(tally.delivery, total, Accounts(0, ledger["unknown"]), {}, Limits())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,11 @@ from fineserve_shapes.leases.lease import (
     Lease,
     Report,
     Row,
+    block_of,
+    rows_of,
 )
 from fineserve_shapes.leases.slots import Slots
-from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
+from fineserve_shapes.measure.ledger import OUTCOMES, Ledgers
 from fineserve_shapes.workload.block import Block
 
 
@@ -48,6 +49,7 @@ class LeaseBook:
 
     blocks: the plan, ascending in due time.
     planned: how many rows the plan has where that is known, so that a stop can count the rest as unsent.
+    mixed: whether to keep a ledger of each stream too.
     slots: divides the requests in flight among the workers, where there is a limit to them.
     """
 
@@ -56,13 +58,15 @@ class LeaseBook:
         blocks: Iterator[Block],
         planned: int | None = None,
         *,
+        mixed: bool = False,
         slots: Slots | None = None,
         horizon_s: float = HORIZON_S,
         fence_s: float = FENCE_S,
         silence_s: float = SILENCE_S,
         resend_s: float = RESEND_S,
     ) -> None:
-        self.ledger = Ledger()
+        self.ledgers = Ledgers(mixed=mixed)
+        self.ledger = self.ledgers.total
         self.passed_on = 0  # rows leased anew because their worker fell silent or gave them back
         self.ignored = 0  # ends of rows that were not the worker's to send: 0, or a row has been sent twice
         self._planned = planned
@@ -114,7 +118,7 @@ class LeaseBook:
                 self._take_back(row)
             else:
                 member.unknown[request] = (member.epoch, row)
-                self.ledger.end("unknown")
+                self.ledgers.end("unknown", row.stream)
         member.held = {}
         member.epoch += 1
         member.given, member.unconfirmed = 0, deque()
@@ -195,13 +199,16 @@ class LeaseBook:
             self.ledger.plan(self._planned - self.ledger.planned)
         held = sum(len(member.held) for member in self._members.values())
         self._unsent, self._queue = self._queue, []
-        self.ledger.end("unsent", self.ledger.open - held)
+        self.ledger.end("unsent", self.ledger.open - held)  # what was never leased has its stream's part in `unsent`
+        for row in self._unsent:
+            self.ledgers.end_of_stream("unsent", row.stream)
 
     def give_up(self) -> None:
         """The time for last reports is over: what is still held is unknown."""
         self.stop()
         for member in self._members.values():
-            self.ledger.end("unknown", len(member.held))
+            for row in member.held.values():
+                self.ledgers.end("unknown", row.stream)
             member.unknown.update((request, (member.epoch, row)) for request, row in member.held.items())
             member.held = {}
 
@@ -233,10 +240,7 @@ class LeaseBook:
         To be asked for once, after the stop. The rest of a plan whose size is not known is none of the ledger's.
         """
         if self._unsent:
-            due_s, index, input_tokens, output_tokens, stream = map(
-                np.array, zip(*(row[:5] for row in self._unsent), strict=True)
-            )
-            yield Block(index, due_s, input_tokens, output_tokens, stream)
+            yield block_of(self._unsent)
         while self._planned is not None and not self._exhausted:
             if self._block is None:
                 self._block, self._at = next(self._blocks, None), 0
@@ -244,6 +248,9 @@ class LeaseBook:
                     self._exhausted = True
                     return
             block, self._block = self._block.take(slice(self._at, None)), None
+            self.ledgers.plan_of_streams(block.stream)
+            for stream, count in zip(*np.unique(block.stream, return_counts=True), strict=True):
+                self.ledgers.end_of_stream("unsent", int(stream), int(count))
             yield block
 
     def _pull(self, until_s: float) -> list[Row]:
@@ -259,9 +266,9 @@ class LeaseBook:
             end = int(np.searchsorted(block.due_s, until_s, side="right"))
             if end > self._at:
                 part = block.take(slice(self._at, end))
-                rows += _rows(part)
+                rows += rows_of(part)
                 self._fresh.append(part)
-                self.ledger.plan(end - self._at)
+                self.ledgers.plan(part.stream)
                 self._at = end
             if end < len(block):
                 break
@@ -270,31 +277,27 @@ class LeaseBook:
 
     def _take_back(self, row: Row) -> None:
         if self._stopped:
-            self.ledger.end("unsent")
+            self.ledgers.end("unsent", row.stream)
             self._unsent.append(row)
         else:
             self._queue.append(row)
             self.passed_on += 1
 
     def _end(self, member: _Member, request: int, outcome: str) -> None:
-        if member.held.pop(request, None) is None:
-            if member.unknown.pop(request, None) is None:
+        row = member.held.pop(request, None)
+        if row is None:
+            if request not in member.unknown:
                 self.ignored += 1
                 return
-            self.ledger.reopen("unknown")
-        self.ledger.end(outcome)
+            row = member.unknown.pop(request)[1]
+            self.ledgers.reopen("unknown", row.stream)
+        self.ledgers.end(outcome, row.stream)
 
     def _give_back(self, member: _Member, request: int, epoch: int) -> None:
         if epoch == member.epoch and request in member.held:
             self._take_back(member.held.pop(request))
         elif member.unknown.get(request, (None,))[0] == epoch:
-            self.ledger.reopen("unknown")
-            self._take_back(member.unknown.pop(request)[1])
+            row = member.unknown.pop(request)[1]
+            self.ledgers.reopen("unknown", row.stream)
+            self._take_back(row)
         # else it has been passed on already
-
-
-def _rows(block: Block) -> list[Row]:
-    """A block row by row."""
-    columns = (block.due_s, block.index, block.input_tokens, block.output_tokens, block.stream)
-    prefix = itertools.repeat(()) if block.prefix is None else block.prefix.rows()
-    return list(map(Row, *(column.tolist() for column in columns), prefix))

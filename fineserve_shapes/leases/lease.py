@@ -19,6 +19,7 @@ to it anew.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.leases.slots import NO_LOAD, Limit, Load
+from fineserve_shapes.workload.block import Block
 
 HORIZON_S = 3.0
 FENCE_S = 1.0
@@ -40,6 +42,7 @@ LEASE_ROWS = 4096
 class Row(NamedTuple):
     """One request of the plan; rows order by due time.
 
+    request: its index in the plan. stream: the number of its stream. position: among the requests of that, from 0.
     prefix: the shared blocks that its prompt begins with (`PrefixBlocks.rows`).
     """
 
@@ -48,7 +51,24 @@ class Row(NamedTuple):
     input_tokens: int
     output_tokens: int
     stream: int
+    position: int
     prefix: tuple[int, ...] = ()
+
+
+def rows_of(block: Block) -> list[Row]:
+    """A block row by row."""
+    position = block.index if block.position is None else block.position
+    columns = (block.due_s, block.index, block.input_tokens, block.output_tokens, block.stream, position)
+    prefix = itertools.repeat(()) if block.prefix is None else block.prefix.rows()
+    return list(map(Row, *(column.tolist() for column in columns), prefix))
+
+
+def block_of(rows: Sequence[Row]) -> Block:
+    """Rows as a block, without what their prompts share. Raises ValueError where there is none."""
+    due_s, index, input_tokens, output_tokens, stream, position = map(
+        np.array, zip(*(row[:-1] for row in rows), strict=True)
+    )
+    return Block(index, due_s, input_tokens, output_tokens, stream, position=position)
 
 
 @dataclass(frozen=True, slots=True)

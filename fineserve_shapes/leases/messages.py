@@ -7,7 +7,7 @@ and a MessageError says what is wrong with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
 from fineserve_shapes.leases.slots import Limit, Load
 from fineserve_shapes.measure.ledger import OUTCOMES
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.text import MAX_CHARS, shorten
 
@@ -33,6 +34,7 @@ _ROW = np.dtype(
         ("input_tokens", "<i4"),
         ("output_tokens", "<i4"),
         ("stream", "<i2"),
+        ("position", "<i8"),
     ]
 )
 
@@ -63,8 +65,20 @@ def pack_lease(lease: Lease) -> dict[str, Any]:
 def unpack_hello(data: Any) -> tuple[dict[str, Any], str | None]:
     """What a worker says when it is ready, and why it cannot be, if so."""
     error = data_field(data, "error", (str, type(None)))
-    facts = {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, _PLAIN)}
+    facts = _plain(data)
+    if (streams := data_field(data, "streams", (dict, type(None)))) is not None:
+        facts["streams"] = {str(name): _plain(of) for name, of in streams.items() if isinstance(of, dict)}
     return facts, None if error is None else shorten(error, 2 * MAX_CHARS)  # our own words around a server's
+
+
+def by_stream(facts: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """What a worker said of each stream by name; under "" where the run is no mix."""
+    found: Mapping[str, Mapping[str, Any]] = facts.get("streams") or {"": facts}
+    return found
+
+
+def _plain(data: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, _PLAIN)}
 
 
 def unpack_warm(data: Any) -> dict[str, Any]:
@@ -100,6 +114,19 @@ def unpack_rows(data: Any) -> list[Row]:
     if not np.isfinite(rows["due_s"]).all():
         raise MessageError("a row has no time")
     return [Row(*row) for row in rows.tolist()]
+
+
+def pack_names(names: Names) -> dict[str, Any]:
+    """Names of streams as plain data."""
+    return {"streams": list(names.names), "mixed": names.mixed}
+
+
+def unpack_names(data: Any) -> Names:
+    """The names that were packed."""
+    found = data_field(data, "streams", list)
+    if not found or not all(isinstance(name, str) for name in found):
+        raise MessageError("the field 'streams' of a message is no list of names")
+    return Names(tuple(found), data_field(data, "mixed", bool))
 
 
 def unpack_delays(data: Any) -> FloatArray:
@@ -191,7 +218,7 @@ def _unpack_batch(data: Any) -> Batch:
 
 def pack_rows(rows: Sequence[Row]) -> bytes:
     """Rows as bytes."""
-    return np.array([row[:5] for row in rows], dtype=_ROW).tobytes()
+    return np.array([row[:-1] for row in rows], dtype=_ROW).tobytes()
 
 
 def _pack_prefixes(rows: Sequence[Row]) -> dict[str, bytes] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,8 +106,11 @@ def judge(
     workers: Mapping[str, Process],
     limits: Limits,
     master: Process | None = None,
+    also: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The fidelity of a run, final or so far, as plain values.
+    """The fidelity of a run, or of one of its streams, final or so far, as plain values.
+
+    also: further reasons against it: those of its streams or, for a stream, those of the run's processes.
 
     `verdict`: "valid", "invalid", or None where nothing was due; `reasons`: a line for each rule that is broken, with
     what to do. Rate, gap CV and dispersion are judged once the run has ended, and not where --max-concurrency held
@@ -129,18 +132,14 @@ def judge(
     load = delivery.result()
     rate_rps = load["asked"]["rate_rps"]
     max_lag_s = max(limits.lag_s, limits.lag_share / rate_rps if rate_rps else 0.0)
-    reads = Reads()
-    for process in workers.values():
-        reads.merge(process.reads)
     reasons = [
         *_unsent(accounts),
         *([f"lag p99 is {_ms(lag_p99_s)}, above {_ms(max_lag_s)}: {SPREAD}"]
           if lag_p99_s is not None and _exceeds(totals.lag, 0.99, max_lag_s) else []),
         *(_other_load(load, limits) if delivery.finished and not totals.held.count else []),
-        *_late_reads(reads, totals, limits),
-        *_unstamped(workers, limits),
-        *_clocks(workers, limits),
+        *of_processes(workers, totals, limits),
         *_lengths(totals, limits),
+        *also,
     ]  # fmt: skip
     span_s = totals.last_sent_s - totals.first_sent_s
     due = delivery.due
@@ -171,10 +170,22 @@ def judge(
         "held_max_ms": ms(totals.held.maximum_s if totals.held.count else None),
         "sent": totals.sent,
         "sent_rate_rps": (totals.sent - 1) / span_s if span_s > 0 else None,
-        "reads": reads.as_dict(),
+        "reads": _reads(workers).as_dict(),
         "workers": {name: process.as_dict() for name, process in workers.items()},
         "master": None if master is None else master.as_dict(),
     }
+
+
+def of_processes(workers: Mapping[str, Process], totals: Totals, limits: Limits) -> list[str]:
+    """What is wrong with the times that the processes measured, whatever the stream."""
+    return [*_late_reads(_reads(workers), totals, limits), *_unstamped(workers, limits), *_clocks(workers, limits)]
+
+
+def _reads(workers: Mapping[str, Process]) -> Reads:
+    reads = Reads()
+    for process in workers.values():
+        reads.merge(process.reads)
+    return reads
 
 
 def _unsent(accounts: Accounts) -> Iterator[str]:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
+import numpy as np
+
+from fineserve_shapes.arrays import IntArray
+
 OUTCOMES = (
     "ok",
     "http_error",
@@ -62,6 +68,45 @@ class Ledger:
     def as_dict(self) -> dict[str, int]:
         """`planned` and every outcome by name."""
         return {"planned": self.planned, **self._ended}
+
+
+class Ledgers:
+    """The ledger of a run, and that of each stream where it is a mix.
+
+    total: of the run. by_stream: by number; empty where the run is no mix.
+    """
+
+    def __init__(self, *, mixed: bool = False) -> None:
+        self.total = Ledger()
+        self.by_stream: defaultdict[int, Ledger] = defaultdict(Ledger)
+        self._mixed = mixed
+
+    def plan(self, streams: IntArray) -> None:
+        """One more request of each of these streams is planned, shape (n,)."""
+        self.total.plan(len(streams))
+        self.plan_of_streams(streams)
+
+    def plan_of_streams(self, streams: IntArray) -> None:
+        """The same for requests that the total has already."""
+        if self._mixed:
+            for stream, count in zip(*np.unique(streams, return_counts=True), strict=True):
+                self.by_stream[int(stream)].plan(int(count))
+
+    def end(self, outcome: str, stream: int) -> None:
+        """An open request of this stream ends so."""
+        self.total.end(outcome)
+        self.end_of_stream(outcome, stream)
+
+    def end_of_stream(self, outcome: str, stream: int, requests: int = 1) -> None:
+        """The same for requests that have ended in the total already."""
+        if self._mixed:
+            self.by_stream[stream].end(outcome, requests)
+
+    def reopen(self, outcome: str, stream: int) -> None:
+        """A request that was booked under this outcome is open again."""
+        self.total.reopen(outcome)
+        if self._mixed:
+            self.by_stream[stream].reopen(outcome)
 
 
 def done(ledger: Ledger) -> int:

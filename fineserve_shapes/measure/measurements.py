@@ -146,10 +146,11 @@ class Outbox:
         self._rows.append(records.row_of(record))
         self._times.append(chunk_times_s)
 
-    def take(self) -> tuple[records.Records, FloatArray, dict[str, Any]] | None:
+    def take(self) -> tuple[records.Records, dict[int, FloatArray], dict[str, Any]] | None:
         """All since the last call, None where there is nothing.
 
-        The records and the gaps that are to be shown (without the warm-up's), and everything packed for a message.
+        The records and, by stream, the gaps that are to be shown (without the warm-up's), and everything packed for a
+        message.
         """
         if not (self._rows or self._sent or self._first):
             return None
@@ -159,18 +160,18 @@ class Outbox:
         counted = rows["due_s"] >= self.warmup_s
         shown = counted[owner]
         streams = rows["stream"][owner]
+        gaps_s = {stream: itl_s[shown & (streams == stream)] for stream in np.unique(streams[shown]).tolist()}
         packed = {
             "records": rows.tobytes(),
             "sent": np.array(self._sent, dtype=SENT).tobytes(),
             "first": np.array(self._first, dtype=FIRST).tobytes(),
-            "itl": [[stream, _histogram(itl_s[shown & (streams == stream)]).pack()]
-                    for stream in np.unique(streams[shown]).tolist()],
+            "itl": [[stream, _histogram(values_s).pack()] for stream, values_s in gaps_s.items()],
             "gaps": _by_second(itl_s, at, streams).tobytes(),
             "errors": [[*error, np.array(places, dtype="<i4").tobytes()] for error, places in self._errors.items()],
             **({"token_times": times_s.tobytes()} if self.token_times else {}),
         }  # fmt: skip
         self._rows, self._times, self._sent, self._first, self._errors = [], [], [], [], {}
-        return rows[counted], itl_s[shown], packed
+        return rows[counted], gaps_s, packed
 
 
 def _gaps(rows: records.Records, times_s: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:

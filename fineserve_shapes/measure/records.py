@@ -42,6 +42,7 @@ RECORD = np.dtype(
         ("no_finish_reason", "?"),
         ("told_sent_s", "<f8"),  # as they were told when the first token came; NaN where they were not
         ("told_first_token_s", "<f8"),
+        ("position", "<i8"),  # in its stream
     ]
 )
 """Times are seconds of the run (0 is its start), NaN where there was no such moment."""

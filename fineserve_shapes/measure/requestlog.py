@@ -23,6 +23,7 @@ from fineserve_shapes.filenames import named
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import Measurements
+from fineserve_shapes.measure.names import Names
 
 ROW_GROUP_ROWS = 20_000
 ROW_GROUP_BYTES = 2**24
@@ -33,7 +34,8 @@ SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),  # as in X-Request-Id
         ("index", pa.int64()),
-        ("stream", pa.int16()),
+        ("stream", pa.string()),
+        ("position", pa.int64()),  # among the requests of its stream
         ("outcome", pa.string()),
         ("error", pa.string()),
         ("worker", pa.string()),  # null for a request that none was to send
@@ -66,25 +68,28 @@ SCHEMA = pa.schema(
 column, `token_times_s`: a list (in CSV text, separated by semicolons), one time per chunk that carries tokens."""
 
 _TEXTS = ("error", "worker")  # not ours: a server's words, a machine's name
-_AS_THEY_ARE = [name for name in SCHEMA.names if name in (records.RECORD.names or ())]
+_AS_THEY_ARE = [name for name in SCHEMA.names if name in (records.RECORD.names or ()) and name != "stream"]
 
 
 class RequestLog:
     """Writes rows to a file whose name says the form: .parquet, .jsonl or .csv.
 
-    path: `{run}` in it stands for the run's name. token_times: whether the time of every chunk is a column.
+    path: `{run}` in it stands for the run's name. names: of the run's streams. token_times: whether the time of every
+    chunk is a column.
     warmup_s: rows due before it are marked.
 
     Raises InputError for another form, or where the file cannot be written.
     """
 
-    def __init__(self, path: Path, run: str, *, token_times: bool = False, warmup_s: float = 0.0) -> None:
+    def __init__(
+        self, path: Path, run: str, names: Names | None = None, *, token_times: bool = False, warmup_s: float = 0.0
+    ) -> None:
         form = _FORMS.get(path.suffix.lower())
         if form is None:
             raise InputError(f"{path} must end in {', '.join(_FORMS)} (--request-log)")
         self.path = named(path, run)
         self.rows = 0
-        self._run = run
+        self._run, self._names = run, names or Names()
         self._warmup_s = warmup_s
         self._token_times = token_times
         schema = SCHEMA.append(pa.field("token_times_s", pa.list_(pa.float64()))) if token_times else SCHEMA
@@ -104,8 +109,9 @@ class RequestLog:
         for (_, text), at in measured.errors:
             for place in at.tolist():
                 errors[place] = text
+        outcomes = [OUTCOMES[code] for code in rows["outcome"].tolist()]
         columns = {name: rows[name] for name in _AS_THEY_ARE} | {
-            **self._common(rows["index"], [OUTCOMES[code] for code in rows["outcome"].tolist()], rows["due_s"]),
+            **self._common(rows["stream"], rows["index"], rows["position"], outcomes, rows["due_s"]),
             "error": errors,
             "worker": [worker] * len(rows),
             "input_tokens": _known(rows["input_tokens"]),
@@ -124,6 +130,7 @@ class RequestLog:
         self,
         outcome: str,
         index: IntArray,
+        position: IntArray,
         stream: IntArray,
         due_s: FloatArray,
         asked_input: IntArray,
@@ -134,8 +141,7 @@ class RequestLog:
         size = len(index)
         nothing = [None] * size
         columns = dict.fromkeys(SCHEMA.names, nothing) | {
-            **self._common(index, [outcome] * size, due_s),
-            "stream": stream,
+            **self._common(stream, index, position, [outcome] * size, due_s),
             "due_s": due_s,
             "asked_input": asked_input,
             "asked_output": asked_output,
@@ -150,10 +156,20 @@ class RequestLog:
         """Finish the file. about: JSON of the run, which a .parquet file keeps as its metadata `fineserve`."""
         self._form.close(about)
 
-    def _common(self, index: npt.NDArray[Any], outcomes: list[str], due_s: npt.NDArray[Any]) -> Columns:
+    def _common(
+        self,
+        stream: npt.NDArray[Any],
+        index: npt.NDArray[Any],
+        position: npt.NDArray[Any],
+        outcomes: list[str],
+        due_s: npt.NDArray[Any],
+    ) -> Columns:
+        rows = zip(stream.tolist(), index.tolist(), position.tolist(), strict=True)
         return {
-            "request_id": [f"{self._run}-{number}" for number in index.tolist()],
+            "request_id": [self._names.request_id(self._run, *row) for row in rows],
+            "stream": [self._names.of(number) for number in stream.tolist()],
             "index": index,
+            "position": position,
             "outcome": outcomes,
             "warmup": due_s < self._warmup_s,
         }

@@ -18,9 +18,10 @@ from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import BUCKETS, places
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
 from fineserve_shapes.measure.measurements import FIRST, Measurements
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.serieschanges import Changes
 from fineserve_shapes.measure.seriescolumns import SeriesColumns
-from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.slo import Slo, Slos
 
 COUNTS = ("planned", "sent", *OUTCOMES, "good", "input_tokens", "output_tokens", "tokens_come", "in_flight")
 QUANTITIES = ("ttft", "ttft_from_due", "tpot", "itl", "e2e_latency", "lag")
@@ -74,11 +75,12 @@ class Series:
     600 s, all before in an hour; a slot keeps only what is not zero. Quantiles are within the histogram's relative error
     of 0.5 %.
 
-    slo: what makes an answer good; without one there is no such figure.
+    slo: what makes an answer good; without one there is no such figure. names: of the streams.
     """
 
-    def __init__(self, slo: Slo | None = None) -> None:
+    def __init__(self, slo: Slo | Slos | None = None, names: Names | None = None) -> None:
         self._slo = slo
+        self._names = names or Names()
         self.changes = Changes()  # for readers that have read a part
         self._slots: dict[int, _Slot] = {}
         self._from = [0] * len(LEVELS)  # where each level begins; it ends where the finer one does
@@ -250,7 +252,7 @@ class Series:
         """The columns as plain values, one entry per slot, from the slot that holds `since_s`.
 
         `start_s`, `width_s`: where each slot begins, and how long it is (1, 10, 60, 600 or 3600 s), ascending without gaps.
-        `total`, and `streams` by number as text ("0", ...): columns of the same length:
+        `total`, and `streams` by name: columns of the same length:
           - by name in COUNTS: requests or tokens in the slot (divide by `width_s` for a rate); `in_flight` is a mean; no
             `good` without an SLO;
           - by name in QUANTITIES: `{"count": [...], "p50_ms": [...], "p90_ms": [...], "p99_ms": [...]}`, None in a slot
@@ -277,7 +279,9 @@ class Series:
             "quantities": list(QUANTITIES),
             "total": columns.of(at, inner, sums),
             "streams": {
-                str(stream): columns.of(at[streams == stream], inner[streams == stream], sums[streams == stream])
+                self._names.of(stream): columns.of(
+                    at[streams == stream], inner[streams == stream], sums[streams == stream]
+                )
                 for stream in np.unique(streams).tolist()
             },
         }

@@ -58,3 +58,32 @@ class Slo:
     def as_dict(self) -> dict[str, float]:
         """The bounds in milliseconds: `{"ttft_ms": 500.0}`."""
         return {f"{name}_ms": 1e3 * limit_s for name, limit_s in self.limits_s}
+
+
+@dataclass(frozen=True, slots=True)
+class Slos:
+    """The SLO of each stream by its number, None where it has none."""
+
+    by_stream: tuple[Slo | None, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any(slo is not None for slo in self.by_stream)
+
+    def of(self, stream: int) -> Slo | None:
+        """The stream's."""
+        return self.by_stream[stream] if stream < len(self.by_stream) else None
+
+    @property
+    def common(self) -> Slo | None:
+        """The SLO where all streams have the same."""
+        return self.by_stream[0] if len(set(self.by_stream)) == 1 else None
+
+    def met(self, rows: records.Records) -> BoolArray:
+        """Which requests were `ok` and met their stream's bounds, shape (n,); those of a stream without any did not."""
+        good = np.zeros(len(rows), dtype=bool)
+        for number, slo in enumerate(self.by_stream):
+            if slo is not None:
+                mine = rows["stream"] == number
+                good[mine] = slo.met(rows[mine])
+        return good

@@ -30,22 +30,27 @@ class Window:
         return None if self.span_s is None else count / self.span_s
 
 
-def throughput(series: Series, window: Window) -> dict[str, Any]:
+def throughput(series: Series, window: Window, stream: str | None = None) -> dict[str, Any]:
     """What came within the window, whenever it was due: None where there is no window, or no whole slot in it.
 
     `start_s`, `end_s`: the window. `request_throughput`: requests that ended `ok`, per second; `input_throughput`,
     `output_throughput`: their tokens; `concurrency`: the mean number in flight. They are taken over the slots of the
     series that lie wholly within the window.
+
+    stream: of that stream alone; None: all together.
     """
     columns = series.as_dict(window.start_s)
+    counts = columns["total"] if stream is None else columns["streams"].get(stream)
     start_s, width_s = np.array(columns["start_s"], dtype=float), np.array(columns["width_s"], dtype=float)
     inside = (start_s >= window.start_s) & (start_s + width_s <= window.end_s)
     covered_s = float(width_s[inside].sum())
 
     def rate(name: str) -> float | None:
-        return float(np.sum(np.array(columns["total"][name])[inside])) / covered_s if covered_s else None
+        if not covered_s:
+            return None
+        return 0.0 if counts is None else float(np.sum(np.array(counts[name])[inside])) / covered_s
 
-    mean = np.array(columns["total"]["in_flight"]) * width_s
+    mean = (np.zeros(len(width_s)) if counts is None else np.array(counts["in_flight"])) * width_s
     return {
         "start_s": window.start_s,
         "end_s": window.end_s,

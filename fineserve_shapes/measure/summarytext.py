@@ -46,6 +46,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         *_steady_lines(summary["steady"]),
         *_goodput_lines(summary["goodput"]),
         *_server_lines(summary.get("server_metrics") or {}),
+        *_stream_lines(summary["streams"]),
         "",
         f"{'ms':<15}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p95", "p99", "p99 bound")),
     ]
@@ -61,6 +62,32 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     if len(summary["errors"]) > _MAX_ERRORS:
         lines.append(f"and {len(summary['errors']) - _MAX_ERRORS} other kinds of errors")
     return "\n".join(lines)
+
+
+def _stream_lines(streams: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A row for each stream of a mix."""
+    if len(streams) < 2:
+        return []
+    width = max(15, *(len(name) + 1 for name in streams))
+    titles = ("planned", "ok", "asked/s", "sent/s", "lag p99", "TTFT p50", "TTFT p99", "TPOT p50", "good", "verdict")
+    lines = ["", f"{'stream (ms)':<{width}}" + "".join(f"{title:>10}" for title in titles)]
+    for name, stream in streams.items():
+        fidelity, goodput = stream["fidelity"], stream["goodput"]
+        share = None if goodput is None else goodput["share"]
+        cells = (
+            f"{stream['ledger']['planned']:,}",
+            f"{stream['ledger']['ok']:,}",
+            _number(fidelity["asked"]["rate_rps"]),
+            _number(fidelity["delivered"]["rate_rps"]),
+            _number(fidelity["lag_p99_ms"]),
+            _number(stream["median_ttft_ms"]),
+            _number(stream["p99_ttft_ms"]),
+            _number(stream["median_tpot_ms"]),
+            "-" if share is None else f"{share:.1%}",
+            fidelity["verdict"] or "-",
+        )
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
+    return lines
 
 
 def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
@@ -127,7 +154,10 @@ def _all_visible(summary: Mapping[str, Any]) -> bool:
 def _goodput_lines(goodput: Mapping[str, Any] | None) -> list[str]:
     if goodput is None:
         return []
-    limits = ", ".join(f"{name.removesuffix('_ms')} {_number(value)} ms" for name, value in goodput["slo"].items())
+    limits = ", ".join(
+        f"{name.removesuffix('_ms')} {_number(value)} ms" for name, value in (goodput["slo"] or {}).items()
+    )
+    limits = limits or "the SLO of their stream"
     share = "" if goodput["share"] is None else f" ({goodput['share']:.1%})"
     rate = ""
     if goodput["rps"] is not None:

@@ -6,39 +6,73 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.measure.certified import Tails
 from fineserve_shapes.measure.delivery import Delivery
 from fineserve_shapes.measure.measurements import Measurements
+from fineserve_shapes.measure.names import Names
+from fineserve_shapes.measure.records import Records
 from fineserve_shapes.measure.series import Series
-from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.steady import Window
+from fineserve_shapes.measure.streamtally import StreamTally
 from fineserve_shapes.measure.totals import Totals
 
 
 class Tally:
-    """Totals by stream, the series, the tails of all streams together, and the load asked for beside the load delivered.
+    """The figures of each stream and of all together, and the series.
 
-    slo: what makes an answer good. warmup_s: rows due before that time stay out of totals and tails (their errors do not);
-    the series has them.
+    slo: what makes an answer good, of all streams or by stream. warmup_s: rows due before that time stay out of totals and
+    tails (their errors do not); the series has them. allowed_lag_s: see `Delivery`. names: of the streams.
     """
 
-    def __init__(self, slo: Slo | None = None, warmup_s: float = 0.0, allowed_lag_s: float = 0.0) -> None:
-        self.slo = slo
+    def __init__(
+        self,
+        slo: Slo | Slos | None = None,
+        warmup_s: float = 0.0,
+        allowed_lag_s: float = 0.0,
+        names: Names | None = None,
+    ) -> None:
+        self.slo = slo or None
         self.warmup_s = warmup_s
-        self.series = Series(slo)
+        self.names = names or Names()
+        self.series = Series(self.slo, self.names)
         self.delivery = Delivery(allowed_lag_s)
         self.tails = Tails()
-        self.streams: dict[int, Totals] = {}
-        self.planned_in_warmup = 0
+        self._allowed_lag_s = allowed_lag_s
+        self._streams: dict[int, StreamTally] = {}
+        self._planned_in_warmup = 0
+        if self.names.mixed:
+            for number in range(len(self.names.names)):
+                self.of(number)
+
+    def of(self, stream: int) -> StreamTally:
+        """The figures of one stream."""
+        found = self._streams.get(stream)
+        if found is None:
+            slo = self.slo.of(stream) if isinstance(self.slo, Slos) else self.slo
+            own = self.names.mixed
+            found = self._streams[stream] = StreamTally(
+                slo,
+                self.warmup_s,
+                Tails() if own else self.tails,
+                Delivery(self._allowed_lag_s) if own else self.delivery,
+            )
+        return found
+
+    @property
+    def streams(self) -> dict[str, StreamTally]:
+        """The figures of each stream by its name, in the order of their numbers."""
+        return {self.names.of(number): self._streams[number] for number in sorted(self._streams)}
 
     @property
     def total(self) -> Totals:
         """All streams together, as of now."""
         total = Totals()
-        for totals in self.streams.values():
-            total.merge(totals)
+        for stream in self._streams.values():
+            total.merge(stream.totals)
         return total
 
     @property
@@ -46,11 +80,32 @@ class Tally:
         """The steady part of the run, as of now: whatever is counted in totals was due in it."""
         return Window(self.warmup_s, max(self.delivery.last_due_s, self.warmup_s))
 
+    @property
+    def planned_in_warmup(self) -> int:
+        """Rows of the plan that were due in the warm-up."""
+        return self._planned_in_warmup
+
     def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """Rows of the plan, in time order, have been leased for the first time."""
         self.series.plan(streams, due_s)
         self.delivery.plan(due_s)
-        self.planned_in_warmup += int(np.searchsorted(due_s, self.warmup_s))
+        self._planned_in_warmup += int(np.searchsorted(due_s, self.warmup_s))
+        if self.names.mixed:
+            for stream in np.unique(streams).tolist():
+                self.of(stream).plan(due_s[streams == stream])
+
+    def advance(self, now_s: float) -> None:
+        """It is that late in the run (see `Delivery.advance`)."""
+        for delivery in self._deliveries():
+            delivery.advance(now_s)
+
+    def finish(self, end_s: float) -> None:
+        """The run is over (see `Delivery.finish`)."""
+        for delivery in self._deliveries():
+            delivery.finish(end_s)
+
+    def _deliveries(self) -> list[Delivery]:
+        return [self.delivery, *(stream.delivery for stream in self._streams.values() if self.names.mixed)]
 
     def add(self, measured: Measurements) -> None:
         """What a worker measured."""
@@ -61,43 +116,57 @@ class Tally:
         """The same in steps to be taken one after the other, so that other work can be done in between."""
         return [
             lambda: self.series.add(measured),
-            lambda: self.delivery.sent(measured.sent["sent_s"], measured.sent["due_s"]),
+            lambda: self._add_sent(measured.sent),
             lambda: self._add_to_totals(measured),
-            lambda: self.tails.add(measured.records[measured.records["due_s"] >= self.warmup_s]),
+            lambda: self._add_to_tails(measured.records),
         ]
+
+    def _add_sent(self, sent: npt.NDArray[np.void]) -> None:
+        self.delivery.sent(sent["sent_s"], sent["due_s"])
+        if self.names.mixed:
+            for stream in np.unique(sent["stream"]).tolist():
+                mine = sent[sent["stream"] == stream]
+                self.of(stream).delivery.sent(mine["sent_s"], mine["due_s"])
 
     def _add_to_totals(self, measured: Measurements) -> None:
         rows = measured.records
-        counted = rows["due_s"] >= self.warmup_s
         for stream in np.union1d(np.unique(rows["stream"]), list(measured.itl)).astype(int).tolist():
             mine = rows["stream"] == stream
-            totals = self.streams.setdefault(stream, Totals())
-            totals.add(rows[mine & counted], measured.itl.get(stream), self.slo)
+            part = self.of(stream)
+            part.add(rows[mine], measured.itl.get(stream))
             if measured.errors:
-                totals.add_errors(measured.errors_where(mine))
+                part.totals.add_errors(measured.errors_where(mine))
+
+    def _add_to_tails(self, rows: Records) -> None:
+        counted = rows[rows["due_s"] >= self.warmup_s]
+        self.tails.add(counted)
+        if self.names.mixed:
+            for stream in np.unique(counted["stream"]).tolist():
+                self.of(stream).tails.add(counted[counted["stream"] == stream])
 
     def table(self) -> dict[str, Any]:
         """Exact figures, in total and by stream, as plain values.
 
-        `{"total": {...}, "streams": {"0": {...}}}`; each entry has `outcomes` (of requests that were sent), `sent`,
+        `{"total": {...}, "streams": {"chat": {...}}}`; each entry has `outcomes` (of requests that were sent), `sent`,
         `short`, `no_finish_reason`, `retried`, `good`, `good_output_tokens` (None without an SLO), `input_tokens`,
         `output_tokens`, and by latency's name the distribution (see `totals.distribution`).
         """
         return {
-            "total": self._entry(self.total),
-            "streams": {str(stream): self._entry(totals) for stream, totals in sorted(self.streams.items())},
+            "total": _entry(self.total, self.slo),
+            "streams": {name: _entry(stream.totals, stream.slo) for name, stream in self.streams.items()},
         }
 
-    def _entry(self, totals: Totals) -> dict[str, Any]:
-        return {
-            "outcomes": dict(totals.outcomes),
-            "sent": totals.sent,
-            "short": totals.short,
-            "no_finish_reason": totals.no_finish_reason,
-            "retried": totals.retried,
-            "good": None if self.slo is None else totals.good,
-            "good_output_tokens": None if self.slo is None else totals.good_output_tokens,
-            "input_tokens": totals.input_tokens,
-            "output_tokens": totals.output_tokens,
-            **totals.figures(),
-        }
+
+def _entry(totals: Totals, slo: Slo | Slos | None) -> dict[str, Any]:
+    return {
+        "outcomes": dict(totals.outcomes),
+        "sent": totals.sent,
+        "short": totals.short,
+        "no_finish_reason": totals.no_finish_reason,
+        "retried": totals.retried,
+        "good": None if slo is None else totals.good,
+        "good_output_tokens": None if slo is None else totals.good_output_tokens,
+        "input_tokens": totals.input_tokens,
+        "output_tokens": totals.output_tokens,
+        **totals.figures(),
+    }

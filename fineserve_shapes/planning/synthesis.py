@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.planning.madeplan import MadePlan
 from fineserve_shapes.prompts.tokenizer import load_tokenizer
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.arrivals import Arrivals
@@ -23,27 +23,21 @@ from fineserve_shapes.workload.synthetic import SharedPrefixes, synthetic_plan
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Synthesis:
-    """A plan from parameters. lines: what it is, for the log."""
-
-    plan: Plan
-    lines: tuple[str, ...]
-
-
-def poisson(values: Values, request_rate: float, datasets: Path | None) -> Synthesis:
+def poisson(values: Values, request_rate: float, datasets: Path | None) -> MadePlan:
     """What `options.POISSON` ask for. request_rate: where --request-rate says none. Raises InputError."""
     rates = _rate_options(values, request_rate)
     lengths = _length_options(values, datasets, MODEL_CLASSES[-1], values.path("--dataset-path"))
-    return _synthesis(rates.arrivals(), rates.line(), rates.identity(), rates.endless, lengths, values)
+    even = rates.profile is None and math.isfinite(rates.request_rate)
+    rate_rps = rates.request_rate * rates.scale if even else None
+    return _synthesis(rates.arrivals(), rates.line(), rates.identity(), rates.endless, lengths, values, rate_rps)
 
 
-def parametric(values: Values, datasets: Path | None) -> Synthesis:
+def parametric(values: Values, datasets: Path | None) -> MadePlan:
     """What `options.PARAMETRIC` ask for. Raises InputError."""
     asked = parametric_options(values, datasets)
     found = open_parametric(asked)
     lengths = _length_options(values, datasets, asked.model_class, None)
-    return _synthesis(found.arrivals, found.line, found.identity, True, lengths, values)
+    return _synthesis(found.arrivals, found.line, found.identity, True, lengths, values, found.rate_rps)
 
 
 def ended(plan: Plan, values: Values, num_prompts: int | None) -> Plan:
@@ -153,7 +147,8 @@ def _synthesis(
     endless: bool,
     length_options: LengthOptions,
     values: Values,
-) -> Synthesis:
+    rate_rps: float | None,
+) -> MadePlan:
     lengths = open_lengths(length_options, _token_count(values, length_options))
     seed = options.seed(values)
     prefixes = _prefixes(values)
@@ -174,7 +169,7 @@ def _synthesis(
     if prefixes is not None:
         begins = f"one of {prefixes.groups:,} prefixes of {prefixes.tokens:,} tokens"
         lines.append(f"prompts: {prefixes.share:g} of them begin with {begins}, where they are longer")
-    return Synthesis(plan, tuple(lines))
+    return MadePlan(plan, tuple(lines), rate_rps=None if rate_rps is None else rate_rps * keep)
 
 
 def _prefixes(values: Values) -> SharedPrefixes | None:

@@ -13,6 +13,7 @@ import orjson
 
 from fineserve_shapes import __version__
 from fineserve_shapes.engine.run import Run
+from fineserve_shapes.leases.messages import by_stream
 from fineserve_shapes.measure.csvtables import write_history, write_table
 from fineserve_shapes.measure.junit import junit_xml
 from fineserve_shapes.measure.summary import summarise
@@ -39,8 +40,9 @@ class About:
 
 def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, Any]:
     """The summary of a run that has ended."""
-    facts = next(iter(run.facts.values()), {})
-    token_times = {found.get("token_times") for found in run.facts.values()} or {None}
+    facts = common_facts(run)
+    each = [of_stream for found in run.facts.values() for of_stream in by_stream(found).values()]
+    token_times = {found.get("token_times") for found in each} or {None}
     settings = run.settings
     known = {
         "run": run.id,
@@ -51,7 +53,7 @@ def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, 
         "model": facts.get("model"),
         "prompt_form": facts.get("prompt_form"),
         "token_times": facts.get("token_times") if len(token_times) == 1 else "mixed",
-        "tls_verified": tls_verified(run.facts.values()),
+        "tls_verified": tls_verified(each),
         "inexact_prompts": facts.get("inexact"),
         "seed": values.count("--seed"),
         "started_at": datetime.fromtimestamp(run.started_at, UTC).isoformat(timespec="milliseconds"),
@@ -72,7 +74,27 @@ def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, 
         "malformed_reports": run.malformed,
     }
     described = {**plan.description(), "run_time_s": settings.run_time_s}
-    return summarise(run.tally, run.book.ledger, described, known, fidelity)
+    return summarise(run.tally, run.book.ledgers, described, known, fidelity, run.fidelity_of_streams())
+
+
+def common_facts(run: Run) -> Mapping[str, Any]:
+    """What the workers said of server and prompts; of a mix, what its streams have in common."""
+    facts = next(iter(run.facts.values()), {})
+    return _together(facts["streams"].values()) if "streams" in facts else facts
+
+
+def _together(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all streams have in common, and their models in a row."""
+    found = list(facts)
+    models = list(dict.fromkeys(str(each["model"]) for each in found if each.get("model") is not None))
+    forms = {each.get("prompt_form") for each in found}
+    inexact = list(dict.fromkeys(each["inexact"] for each in found if each.get("inexact")))
+    return {
+        "model": ", ".join(models) or None,
+        "prompt_form": forms.pop() if len(forms) == 1 else "mixed",
+        "token_times": found[0].get("token_times") if found else None,
+        "inexact": "; ".join(inexact) or None,
+    }
 
 
 def tls_verified(facts: Iterable[Mapping[str, Any]]) -> bool | None:

@@ -32,6 +32,7 @@ from fineserve_shapes.runner.exits import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INVA
 from fineserve_shapes.runner.observers import Observers
 from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.runner.progressline import ProgressLine, progress_of
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
 
@@ -83,11 +84,11 @@ class Conductor:
         """Nothing is known any more of the run before."""
         self.summary = self._finishing = None
 
-    def planned(self, plan: Plan, values: Values) -> Planned:
-        """A run with this plan, up to the run time. Raises InputError for options that no run can have."""
+    def planned(self, plan: Plan, streams: tuple[Stream, ...], values: Values) -> Planned:
+        """A run with this plan of these streams, up to the run time. Raises InputError for options that no run can have."""
         parsed = self._environment.parsed_options
         run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
-        asked = settings(values, run_time_s)
+        asked = settings(values, run_time_s, streams)
         if asked.request_log is not None:
             asked = replace(asked, request_log=self._names.free(asked.request_log))
         output_file = values.file("--output-file")
@@ -101,12 +102,13 @@ class Conductor:
             logger.info("the plan is read while it runs: how many requests it has is known at its end")
         return Planned(
             plan,
+            streams,
             values,
             options_of_run,
             drain_timeout_s(values),
             output_file,
             [self._names.free(path) for path in table_files(parsed.csv_prefix)],
-            thresholds(values, options_of_run.slo),
+            thresholds(values, options_of_run),
             junit and self._names.free(junit),
         )
 

@@ -18,6 +18,7 @@ import flask
 import gevent
 from locust.runners import MasterRunner, WorkerRunner
 
+from fineserve_shapes import options
 from fineserve_shapes.engine.master import Master
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases import messages
@@ -29,8 +30,9 @@ from fineserve_shapes.runner.interrupts import interrupt_main, on_signals
 from fineserve_shapes.runner.mailbox import Mailbox
 from fineserve_shapes.runner.observers import Observers
 from fineserve_shapes.runner.planned import Planned
+from fineserve_shapes.runner.standin import StandIn
 from fineserve_shapes.runner.workersession import WorkerSession
-from fineserve_shapes.simulator.process import SimulatorProcess
+from fineserve_shapes.streams import Stream, publish
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
 
@@ -42,8 +44,6 @@ logger = logging.getLogger(__name__)
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
 FORKED_TIMEOUT_S = 5.0
-STAND_IN = "8b-h100"
-"""The preset of the simulator that stands in where there is no host."""
 
 
 class MasterSession:
@@ -53,12 +53,13 @@ class MasterSession:
         self._environment = environment
         self._shape = shape
         self._runner = environment.runner
-        self._simulator: SimulatorProcess | None = None
+        self._stand_in = StandIn()
         self._interrupted = False
         self._quitting = self._stopping = False
         self._ended = False  # there is no other run in this test
         self._planned: Planned | None = None  # the first run of the next test
         self._runs: Generator[Plan, dict[str, Any], None] | None = None  # those that follow
+        self._streams: tuple[Stream, ...] = ()  # of all runs of the test
         self._turning: gevent.Greenlet | None = None  # from one run to the next
         self.error: InputError | None = None  # why the last start failed
         self.master = Master(
@@ -88,14 +89,14 @@ class MasterSession:
             logger.warning("the master listens on %s port %s: whoever reaches it can take part and read the options; it"
                            " is neither encrypted nor authenticated", self._runner.master_bind_host,
                            self._runner.master_bind_port)  # fmt: skip
-        options = environment.parsed_options
-        shows_progress = options.headless and not options.print_stats
+        given = environment.parsed_options
+        shows_progress = given.headless and not given.print_stats
         if shows_progress:
-            options.only_summary = True  # one line in the place of Locust's table every two seconds
+            given.only_summary = True  # one line in the place of Locust's table every two seconds
         self._conductor = Conductor(
             environment, self.master, self._observers, self._about, self._refuse, shows_progress=shows_progress
         )
-        if options.headless:
+        if given.headless:
             try:  # now, before workers connect and anything starts
                 self._planned = self._first()
             except InputError as error:
@@ -137,7 +138,8 @@ class MasterSession:
         self._conductor.forget()
         try:
             planned, self._planned = self._planned or self._first(), None
-            self._provide_host()
+            self._streams = self._stand_in.provide(planned.streams, self._environment)
+            publish(self._streams, self._environment.parsed_options)
             self._conductor.begin(planned)
         except InputError as error:
             self._refuse(error)
@@ -149,12 +151,13 @@ class MasterSession:
     def _first(self) -> Planned:
         """The first run of a test, by the options as they are now."""
         values = Values(self._environment.parsed_options)
+        self._streams = self._shape.streams_of(values)
         self._runs = self._shape.runs(values)
         try:
             plan = next(self._runs)
         except StopIteration:
             raise InputError(f"{type(self._shape).__name__}.runs yields no plan") from None
-        return self._conductor.planned(plan, values)
+        return self._conductor.planned(plan, self._streams, values)
 
     def _turn(self) -> None:
         """End the run, and begin the next if there is one."""
@@ -169,7 +172,8 @@ class MasterSession:
         if summary is None or summary["error"] is not None or self._stopping or self._runs is None:
             return
         try:
-            planned = self._conductor.planned(self._runs.send(summary), Values(self._environment.parsed_options))
+            plan, values = self._runs.send(summary), Values(self._environment.parsed_options)
+            planned = self._conductor.planned(plan, self._streams, values)
             if not self._stopping:
                 if self._environment.web_ui is None:
                     self._conductor.print_summary()  # of the run that has ended; that of the last one comes at the end
@@ -187,8 +191,10 @@ class MasterSession:
     def _about(self) -> About:
         """What a run itself does not know."""
         environment = self._environment
-        host = environment.host or next((found.host for found in environment.user_classes if found.host), None)
-        return About(self._shape.mode, host, self._simulator is not None and host == self._simulator.url)
+        of_class = next((found.host for found in environment.user_classes if found.host), None)
+        hosts = [options.host(stream.own, environment.host, of_class) for stream in self._streams]
+        host = ", ".join(dict.fromkeys(found for found in hosts if found)) or None
+        return About(self._shape.mode, host, host is not None and host == self._stand_in.url)
 
     def _refuse(self, error: InputError) -> None:
         """A run cannot start. Without a web UI that is the last line of all, and no empty tables stand before it."""
@@ -209,20 +215,6 @@ class MasterSession:
             self._runner.quit()
         _tell(error)
         sys.exit(EXIT_BAD_INPUT)
-
-    def _provide_host(self) -> None:
-        """Without a host the simulator stands in, and the run says so."""
-        environment = self._environment
-        if environment.host or any(found.host for found in environment.user_classes):
-            return
-        if self._simulator is None:
-            self._simulator = SimulatorProcess(preset=STAND_IN).start()
-        environment.host = self._simulator.url
-        logger.warning(
-            "no --host: the simulator at %s stands in (preset %s), and all figures are its own",
-            self._simulator.url,
-            STAND_IN,
-        )
 
     def _wrap_swarm(self, web_ui: Any) -> None:
         """Show why a start failed beside the form, rather than claim that it succeeded."""
@@ -252,7 +244,7 @@ class MasterSession:
         return ["local"]
 
     def _on_hello(self, worker: str, data: Any) -> None:
-        if self._simulator is not None and isinstance(data, dict) and data.get("machine") != machine():
+        if self._stand_in.url is not None and isinstance(data, dict) and data.get("machine") != machine():
             data = {"error": f"worker {worker} cannot reach the simulator, which listens on the master's machine alone"
                              " (--host names a server that all can reach)"}  # fmt: skip
         self.master.on_hello(worker, data)
@@ -287,8 +279,7 @@ class MasterSession:
         self._stopping = True
         self._conductor.finish()
         self._observers.close()
-        if self._simulator is not None:
-            self._simulator.stop()
+        self._stand_in.stop()
 
     def _on_quit(self, **_: Any) -> None:
         """Locust has printed its tables."""

@@ -20,7 +20,7 @@ from fineserve_shapes.filenames import named
 from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.runner import startform
-from fineserve_shapes.runner.conclusion import About
+from fineserve_shapes.runner.conclusion import About, common_facts
 from fineserve_shapes.values import Values
 from fineserve_shapes.webui import pages
 from fineserve_shapes.webui.endpoint import Endpoint
@@ -62,7 +62,7 @@ class Observers:
         """A run begins."""
 
         def now() -> dict[str, Any]:
-            facts = next(iter(run.facts.values()), {})
+            facts = common_facts(run)
             error = None if run.failure is None else str(run.failure)
             known = dataclasses.asdict(about)
             return {**known, "model": facts.get("model"), "requests": plan.requests, "error": error}
@@ -91,7 +91,7 @@ class Observers:
         """Write the report where one was asked for: the request log has been closed."""
         if self.report_file is not None and run.log is not None:
             out, log = named(self.report_file, run.id), run.log.log.path
-            itl = {stream: totals.latencies["itl"] for stream, totals in run.tally.streams.items()}
+            itl = {name: stream.totals.latencies["itl"] for name, stream in run.tally.streams.items()}
             try:
                 gevent.get_hub().threadpool.apply(lambda: write_report([RunData.read(log, summary, itl)], out))
             except (OSError, InputError) as error:

@@ -19,10 +19,12 @@ from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.ledger import OK
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.runner.environment import Environment
+from fineserve_shapes.streams import Stream, names_of, published
 from fineserve_shapes.text import shorten
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
 
@@ -33,44 +35,47 @@ _LAST_INDEX = 2**32 - 1  # prompts differ for all indices up to there
 
 
 class UserPerformer:
-    """Turns rows into calls of the locustfile's user class, and results into Locust's events and statistics."""
+    """Turns rows into calls of the locustfile's user classes, and results into Locust's events and statistics.
+
+    Each stream has a user of its own.
+    """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._user: ArrivalUser | None = None
+        self._streams: tuple[Stream, ...] = ()
+        self._users: dict[int, ArrivalUser] = {}
         self._kinds: set[str] = set()
+        self._names = Names()
 
     def open(self) -> dict[str, Any]:
-        """Make the user and get it ready."""
-        classes = [found for found in self._environment.user_classes if issubclass(found, ArrivalUser)]
-        if len(classes) != 1:
-            names = ", ".join(found.__name__ for found in classes) or "none"
-            raise InputError(f"a plan of one stream takes one ArrivalUser class in the locustfile, found {names}")
-        user = classes[0](self._environment)
-        facts: dict[str, Any] = user.open()
+        """Make the users and get them ready.
+
+        The facts of the user where there is one; in a mix `streams`: the facts of each by the stream's name.
+        """
+        self._streams = published(self._environment.parsed_options)
+        self._names = names_of(self._streams)
+        facts: dict[str, dict[str, Any]] = {}
         try:
-            user.on_start()
+            for stream in self._streams:
+                facts[stream.name] = self._open(stream)
         except BaseException:
-            user.close()
+            self.close()
             raise
-        self._user = user
-        return facts
+        return {"streams": facts} if self._names.mixed else facts[self._streams[0].name]
 
     def prepare(self, row: Row) -> Any:
         """What the user makes ahead of time."""
-        assert self._user is not None
-        return self._user.prepare(_planned("", row, None))
+        return self._users[row.stream].prepare(self._planned("", row, None))
 
     def perform(self, run: str, row: Row, prepared: Any) -> Result:
         """Call the user, and fire Locust's request event."""
-        user = self._user
-        assert user is not None
+        user = self._users[row.stream]
         sent_s = time.perf_counter()
-        request = _planned(run, row, prepared)
+        request = self._planned(run, row, prepared)
         shown: Result | None = None
         try:
             if prepared is None:
-                request = _planned(run, row, user.prepare(request))
+                request = self._planned(run, row, user.prepare(request))
             shown = user.perform(request)
             result = shown or Result("ok", None, sent_s, time.perf_counter())
             user.result(request, result)
@@ -85,11 +90,11 @@ class UserPerformer:
 
     def warm_up(self, run: str, row: Row) -> Result:
         """Call the user without recording the request; its prompt is one that no request of the plan has."""
-        user = self._user
-        assert user is not None
+        user = self._users[row.stream]
         sent_s = time.perf_counter()
-        request = PlannedRequest(f"{run}-w{row.request}", _LAST_INDEX - row.request, 0.0, row.input_tokens,
-                                 row.output_tokens, row.stream)  # fmt: skip
+        index = _LAST_INDEX - row.request
+        request = PlannedRequest(f"{run}-w{row.request}", index, 0.0, row.input_tokens, row.output_tokens,
+                                 self._streams[row.stream], index)  # fmt: skip
         try:
             result = user.perform(replace(request, prepared=user.prepare(request)))
         except gevent.GreenletExit:
@@ -99,35 +104,75 @@ class UserPerformer:
         return result or Result("ok", None, sent_s, time.perf_counter())
 
     def first_tokens(self) -> list[tuple[PlannedRequest, float, float]]:
-        """The user's, where there is one."""
-        return [] if self._user is None else self._user.first_tokens()
+        """All users'."""
+        return [told for user in self._users.values() for told in user.first_tokens()]
 
     def take_reads(self) -> Reads:
-        """The user's, where there is one."""
-        return Reads() if self._user is None else self._user.take_reads()
+        """All users'."""
+        reads = Reads()
+        for user in self._users.values():
+            reads.merge(user.take_reads())
+        return reads
 
     def tokens_come(self) -> Mapping[int, int]:
-        """The user's, where there is one."""
-        return {} if self._user is None else self._user.tokens_come()
+        """By the users that can tell."""
+        told = {number: user.tokens_come() for number, user in self._users.items()}
+        return {number: tokens for number, tokens in told.items() if tokens is not None}
 
-    def measured(self, rows: Records, itl_s: FloatArray) -> None:
-        """Show metrics of requests that ended as rows of their own."""
-        ok = rows[rows["outcome"] == OK]
-        for metric, values_s in (
-            ("TTFT", records.ttft_s(ok)),
-            ("TPOT", records.tpot_s(ok)),
-            ("ITL", itl_s),
-            ("lag", np.maximum(records.lag_s(rows), 0.0)),
-        ):
-            self._log(metric, 1e3 * values_s)
-        self._log("output tokens", ok["output_tokens"].astype(np.float64))
+    def measured(self, rows: Records, itl_s: Mapping[int, FloatArray]) -> None:
+        """Show metrics of requests that ended as rows of their own, those of a mix by stream."""
+        for stream in np.unique(rows["stream"]).tolist():
+            mine = rows[rows["stream"] == stream]
+            ok = mine[mine["outcome"] == OK]
+            for metric, values_s in (
+                ("TTFT", records.ttft_s(ok)),
+                ("TPOT", records.tpot_s(ok)),
+                ("ITL", itl_s.get(stream, np.empty(0))),
+                ("lag", np.maximum(records.lag_s(mine), 0.0)),
+            ):
+                self._log(self._named(stream, metric), 1e3 * values_s)
+            self._log(self._named(stream, "output tokens"), ok["output_tokens"].astype(np.float64))
 
     def close(self) -> None:
         """The run is over."""
-        if self._user is not None:
-            user, self._user = self._user, None
-            user.on_stop()
+        users, self._users = self._users, {}
+        for user in users.values():
+            try:
+                user.on_stop()
+            finally:
+                user.close()
+
+    def _open(self, stream: Stream) -> dict[str, Any]:
+        classes = [found for found in self._environment.user_classes if issubclass(found, ArrivalUser)]
+        wanted = [found for found in classes if stream.user in (None, found.__name__)]
+        if len(wanted) != 1:
+            names = ", ".join(found.__name__ for found in classes) or "none"
+            asked = f"a user class called {stream.user}" if stream.user else "one ArrivalUser class in the locustfile"
+            who = f"the stream {stream.name}" if stream.mixed else "a plan of one stream"
+            raise InputError(f"{who} takes {asked}, found {names}")
+        user = wanted[0](self._environment)
+        try:
+            facts: dict[str, Any] = user.open(stream)
+        except InputError as error:
+            if not stream.mixed:
+                raise
+            raise InputError(f"stream {stream.name}: {error}") from None
+        try:
+            user.on_start()
+        except BaseException:
             user.close()
+            raise
+        self._users[stream.number] = user
+        return facts
+
+    def _named(self, stream: int, name: str) -> str:
+        return f"{self._names.of(stream)} {name}" if self._names.mixed else name
+
+    def _planned(self, run: str, row: Row, prepared: Any) -> PlannedRequest:
+        return PlannedRequest(
+            self._names.request_id(run, row.stream, row.request, row.position), row.request, row.due_s,
+            row.input_tokens, row.output_tokens, self._streams[row.stream], row.position, prepared, row.prefix,
+        )  # fmt: skip
 
     def _fire(self, name: tuple[str, str], request: PlannedRequest, result: Result) -> None:
         """One request event per request that was answered or failed, so that RPS, failures and Aggregated are true.
@@ -136,7 +181,7 @@ class UserPerformer:
         """
         self._environment.events.request.fire(
             request_type=name[0],
-            name=name[1],
+            name=self._named(request.stream.number, name[1]),
             response_time=1e3 * result.e2e_s,
             response_length=result.body_bytes,
             exception=None if result.outcome == "ok" else RequestFailure(self._kind(result)),
@@ -173,10 +218,3 @@ class UserPerformer:
 
 class RequestFailure(Exception):
     """Why a request failed, as Locust's failures tab shows it."""
-
-
-def _planned(run: str, row: Row, prepared: Any) -> PlannedRequest:
-    return PlannedRequest(
-        f"{run}-{row.request}", row.request, row.due_s, row.input_tokens, row.output_tokens, row.stream, prepared,
-        row.prefix,
-    )  # fmt: skip

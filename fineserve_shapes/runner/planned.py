@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fineserve_shapes.engine.run import Settings
 from fineserve_shapes.measure.thresholds import Threshold
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
 
@@ -16,6 +17,7 @@ class Planned:
     """A run that is ready to start: all that its options ask for, as values. tables: where --csv's go, if anywhere."""
 
     plan: Plan
+    streams: tuple[Stream, ...]
     values: Values
     settings: Settings
     drain_timeout_s: float

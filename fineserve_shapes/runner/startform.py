@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline, options
 from fineserve_shapes.options import Option
 
 SHOWN = (
+    "--mix",
     "--model",
     "--request-trace-csv",
     "--timestamp-unit",
@@ -33,7 +34,15 @@ SHOWN = (
 )
 """What the short form has of our options, in its order; host and run time, which are Locust's own, stand before them."""
 
-_TABLES = (options.TRACE, options.POISSON, options.PARAMETRIC, options.SERVER, options.PROMPTS, options.RUN)
+_TABLES = (
+    options.TRACE,
+    options.POISSON,
+    options.PARAMETRIC,
+    options.MIX,
+    options.SERVER,
+    options.PROMPTS,
+    options.RUN,
+)
 HIDDEN = frozenset(option.dest for table in _TABLES for option in table if option.flag not in SHOWN)
 """The fields that the short form leaves out: ours alone, since those that a locustfile adds are there to be seen."""
 
@@ -41,7 +50,7 @@ HIDDEN = frozenset(option.dest for table in _TABLES for option in table if optio
 def add_options(parser: Any, asked: Iterable[Option]) -> None:
     """Add options to Locust's parser, those of the short form first."""
     place = {flag: number for number, flag in enumerate(SHOWN)}
-    options.add(parser, sorted(asked, key=lambda option: place.get(option.flag, len(place))))
+    commandline.add(parser, sorted(asked, key=lambda option: place.get(option.flag, len(place))))
 
 
 def install(web_ui: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline, options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.options import Option
 from fineserve_shapes.planning import synthesis
@@ -48,7 +48,7 @@ def add_parser(commands: Any, shown: str) -> None:
     parser.add_argument("file", metavar="FILE", type=Path)
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.add_argument("--plot", metavar="FILE.png|.html", type=Path, help="draw it, too")
-    options.add(parser, _TRACE, environment=False)
+    commandline.add(parser, _TRACE, environment=False)
     parser.set_defaults(run=_inspect)
 
     parser = tools.add_parser("fit", help="gamma windows, sizes of bursts and lengths of a trace, in FineServe's form")
@@ -58,7 +58,7 @@ def add_parser(commands: Any, shown: str) -> None:
     )
     parser.add_argument("--name", help="class name of the parameters (default: the file's name)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-    options.add(
+    commandline.add(
         parser,
         (
             Option("--parametric-window-seconds", "length of a window", "300"),
@@ -75,7 +75,7 @@ def add_parser(commands: Any, shown: str) -> None:
     parser.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help="trace to write; its name says the format"
     )
-    options.add(
+    commandline.add(
         parser,
         (Option("--duration", "seconds of the trace to make, e.g. 86400"), *options.PARAMETRIC, _SEED),
         environment=False,
@@ -87,7 +87,7 @@ def add_parser(commands: Any, shown: str) -> None:
     parser.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help=".csv, .jsonl (each .gz, .zst), .parquet"
     )
-    options.add(parser, _TRACE, environment=False)
+    commandline.add(parser, _TRACE, environment=False)
     parser.set_defaults(run=_convert)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.ledger import Ledger, done, failed
+from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.text import MAX_CHARS, clipped
 
@@ -83,9 +84,12 @@ class Feed:
         """Whether the run that is shown has ended."""
         return self._end_s is not None
 
-    def in_flight(self) -> dict[int, int]:
-        """Requests in flight, by stream."""
-        return {} if self.run is None or self.over else self.run.in_flight_by_stream()
+    def in_flight(self) -> dict[str, int]:
+        """Requests in flight, by the stream's name."""
+        run = self.run
+        if run is None or self.over:
+            return {}
+        return {run.tally.names.of(stream): count for stream, count in run.in_flight_by_stream().items()}
 
     def read(
         self, run: str = "", version: int = 0, stream: str = "total", server_s: float = -math.inf
@@ -155,7 +159,7 @@ class Feed:
         output_tps, output_over_s, output_ago_s = rate("output_tokens"), float(over_s), max(elapsed_s - end_s, 0.0)
         if not self.over and run.flow.rate is not None:
             output_tps, output_over_s, output_ago_s = run.flow.rate, run.flow.over_s, 0.0
-        total, window = run.tally.total, run.tally.window
+        total, window, slo = run.tally.total, run.tally.window, run.tally.slo
         ledger = run.book.ledger
         ended = ledger.planned - ledger.open - run.tally.planned_in_warmup
         return {
@@ -166,9 +170,9 @@ class Feed:
             "output_tokens_per_s": output_tps,
             "output_over_s": output_over_s,
             "output_ago_s": output_ago_s,
-            "slo": None if run.tally.slo is None else run.tally.slo.as_dict(),
-            "good_rps": None if run.tally.slo is None else window.per_s(total.good),
-            "good_share": total.good / ended if ended > 0 and run.tally.slo is not None else None,
+            "slo": slo.as_dict() if isinstance(slo, Slo) else None,
+            "good_rps": None if slo is None else window.per_s(total.good),
+            "good_share": total.good / ended if ended > 0 and slo is not None else None,
         }
 
     def _series(self, since_s: float, stream: str) -> dict[str, Any]:

@@ -47,20 +47,20 @@ class RunCollector(Collector):
         yield from self._state(run)
         for name, what, bounds_s in HISTOGRAMS:
             family = HistogramMetricFamily(f"fineserve_{name}_seconds", f"{what}, of the run so far", labels=["stream"])
-            for stream, totals in sorted(run.tally.streams.items()):
-                histogram = totals.lag if name == "lag" else totals.latencies[name]
-                family.add_metric([str(stream)], buckets(histogram, bounds_s), histogram.sum_s)
+            for stream, part in run.tally.streams.items():
+                histogram = part.totals.lag if name == "lag" else part.totals.latencies[name]
+                family.add_metric([stream], buckets(histogram, bounds_s), histogram.sum_s)
             yield family
 
     def _counts(self, run: Watched) -> Iterator[Metric]:
-        streams = sorted(run.tally.streams.items())
+        streams = [(name, stream.totals) for name, stream in run.tally.streams.items()]
         requests = CounterMetricFamily(
             "fineserve_requests", "requests that were sent and have ended", labels=["stream", "outcome"]
         )
         for stream, totals in streams:
             for outcome, count in totals.outcomes.items():
                 if outcome not in ("unsent", "unknown"):  # those have no record: see fineserve_ledger_requests
-                    requests.add_metric([str(stream), outcome], count)
+                    requests.add_metric([stream, outcome], count)
         yield requests
         for name, what in (
             ("input_tokens", "prompt tokens of requests that ended ok"),
@@ -74,7 +74,7 @@ class RunCollector(Collector):
                 continue
             family = CounterMetricFamily(f"fineserve_{_NAMES.get(name, name)}", what, labels=["stream"])
             for stream, totals in streams:
-                family.add_metric([str(stream)], _count(totals, name))
+                family.add_metric([stream], _count(totals, name))
             yield family
 
     def _state(self, run: Watched) -> Iterator[Metric]:
@@ -91,8 +91,8 @@ class RunCollector(Collector):
         yield ledger
         flight = GaugeMetricFamily("fineserve_requests_in_flight", "requests sent and not ended", labels=["stream"])
         in_flight = self._feed.in_flight()
-        for stream in sorted({*run.tally.streams, *in_flight}):
-            flight.add_metric([str(stream)], in_flight.get(stream, 0))
+        for stream in dict.fromkeys((*run.tally.streams, *in_flight)):
+            flight.add_metric([stream], in_flight.get(stream, 0))
         yield flight
         yield from self._processes(run)
         verdict = run.fidelity()["verdict"]

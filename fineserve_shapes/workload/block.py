@@ -24,6 +24,7 @@ class Block:
     input_tokens, output_tokens: lengths asked for, each at least 1.
     stream: which stream of the mix the request belongs to (0 where there is one).
     prefix: the shared blocks that each prompt begins with; None where none is shared.
+    position: of each request among those of its stream, from 0; None: the same as `index`.
     """
 
     index: IntArray
@@ -32,6 +33,7 @@ class Block:
     output_tokens: IntArray
     stream: IntArray
     prefix: PrefixBlocks | None = None
+    position: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -45,6 +47,7 @@ class Block:
             self.output_tokens[rows],
             self.stream[rows],
             None if self.prefix is None else self.prefix[rows],
+            None if self.position is None else self.position[rows],
         )
 
 

@@ -19,12 +19,13 @@ class PrefixBlocks:
     shares nothing.
 
     offsets: shape (n + 1,), from 0; row i has ids[offsets[i]:offsets[i + 1]]. ids: shape (offsets[-1],).
-    block_tokens: how many tokens stand behind an id; the last block is cut where the prompt ends.
+    block_tokens: how many tokens stand behind an id, one number for all rows or shape (n,); the last block is cut where
+    the prompt ends.
     """
 
     offsets: IntArray
     ids: IntArray
-    block_tokens: int = BLOCK_TOKENS
+    block_tokens: int | IntArray = BLOCK_TOKENS
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> PrefixBlocks:
@@ -38,7 +39,11 @@ class PrefixBlocks:
         """The parts, of which there is at least one, one below the other."""
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
         ids = np.concatenate([part.ids for part in parts])
-        return cls(np.concatenate(([0], np.cumsum(lengths))), ids, parts[0].block_tokens)
+        sizes = [part.block_tokens for part in parts]
+        tokens: int | IntArray = sizes[0]
+        if not all(isinstance(size, int) and size == sizes[0] for size in sizes):
+            tokens = np.concatenate([np.broadcast_to(part.block_tokens, len(part)) for part in parts])
+        return cls(np.concatenate(([0], np.cumsum(lengths))), ids, tokens)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -48,7 +53,8 @@ class PrefixBlocks:
         starts, lengths = self.offsets[:-1][which], np.diff(self.offsets)[which]
         offsets = np.concatenate(([0], np.cumsum(lengths)))
         places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return PrefixBlocks(offsets, self.ids[places], self.block_tokens)
+        tokens = self.block_tokens
+        return PrefixBlocks(offsets, self.ids[places], tokens if isinstance(tokens, int) else tokens[which])
 
     def fitting(self, input_tokens: IntArray, block_tokens: int) -> BoolArray:
         """Which rows have an id for each block of a prompt of so many tokens, the last one perhaps cut; those without any
@@ -81,6 +87,8 @@ class PrefixBlocks:
         """Each row as a plain tuple: tokens per block, then the ids; () where there are none."""
         ids = self.ids.tolist()
         bounds = self.offsets.tolist()
+        tokens = np.broadcast_to(self.block_tokens, len(self)).tolist()
         return [
-            (self.block_tokens, *ids[start:end]) if end > start else () for start, end in itertools.pairwise(bounds)
+            (size, *ids[start:end]) if end > start else ()
+            for size, (start, end) in zip(tokens, itertools.pairwise(bounds), strict=True)
         ]

@@ -8,10 +8,10 @@ from typing import NoReturn
 import pytest
 
 from fineserve_shapes.cli import main
-from fineserve_shapes.options import PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
+from fineserve_shapes.options import MIX, PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
 from fineserve_shapes.shipped import STORIES, locustfile
 
-READ: dict[str, tuple[Option, ...]] = {"replay": TRACE, "poisson": POISSON, "parametric": PARAMETRIC}
+READ: dict[str, tuple[Option, ...]] = {"replay": TRACE, "poisson": POISSON, "parametric": PARAMETRIC, "mix": MIX}
 
 
 @pytest.mark.parametrize("story", STORIES)

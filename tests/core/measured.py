@@ -13,8 +13,9 @@ def record(index: int, outcome: str = "ok", **changes: object) -> tuple[object, 
     """A request due at 0.1 s x index, 1 ms late, first token after 0.2 s, then 10 tokens at 20 ms, 11 in all."""
     due_s = 0.1 * index
     fields = {
-        "index": index, "stream": 0, "outcome": OUTCOMES.index(outcome), "short": False, "retried": False,
-        "reused": True, "from_usage": True, "first_chunk_known": False, "due_s": due_s, "sent_s": due_s + 0.001,
+        "index": index, "position": index, "stream": 0, "outcome": OUTCOMES.index(outcome), "short": False,
+        "retried": False, "reused": True, "from_usage": True, "first_chunk_known": False, "due_s": due_s,
+        "sent_s": due_s + 0.001,
         "first_token_s": due_s + 0.201, "first_visible_s": due_s + 0.201, "last_token_s": due_s + 0.401,
         "end_s": due_s + 0.402, "asked_input": 100, "asked_output": 11, "input_tokens": 100, "output_tokens": 11,
         "chunks": 11, "first_chunk_tokens": 1, "status": 200, "server_ttft_s": np.nan, "server_itl_s": np.nan,

@@ -10,6 +10,7 @@ import pytest
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.options import settings
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
 
 FLAGS = ("--output-file", "--report", "--request-log")
@@ -48,7 +49,11 @@ def test_a_name_that_no_run_wrote_to_is_free():
 def test_a_missing_directory_is_said_before_the_start(tmp_path: Path, flag: str):
     def file(path: Path) -> Path | None:
         values = Values(Namespace(**{flag.removeprefix("--").replace("-", "_"): str(path)}))
-        return settings(values, None).request_log if flag == "--request-log" else values.file(flag)
+        return (
+            settings(values, None, [Stream(values=values)]).request_log
+            if flag == "--request-log"
+            else values.file(flag)
+        )
 
     assert file(tmp_path / "x.csv") == tmp_path / "x.csv"
     with pytest.raises(InputError) as error:

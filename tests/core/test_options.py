@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from fineserve_shapes import options
+from fineserve_shapes import commandline
 from fineserve_shapes.options import PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
 
 
@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
 def complaint(*words: str) -> str:
     """What a replay says of a command line."""
     parser = Parser()
-    options.add(parser, TRACE, environment=False)
-    options.explain_unknown(parser)
+    commandline.add(parser, TRACE, environment=False)
+    commandline.explain_unknown(parser)
     with pytest.raises(SystemExit) as error:
         parser.parse_args(words)
     return str(error.value)
@@ -31,8 +31,11 @@ def complaint(*words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--request-rate", "5"], "--request-rate belongs to poisson.py: this locustfile does not read it"),
-        (["--rate-scale=2"], "--rate-scale belongs to poisson.py and parametric.py: this locustfile does not read it"),
+        (["--request-rate", "5"], "--request-rate belongs to poisson.py and mix.py: this locustfile does not read it"),
+        (
+            ["--rate-scale=2"],
+            "--rate-scale belongs to poisson.py, parametric.py and mix.py: this locustfile does not read it",
+        ),
         (["--uhu", "--cv", "2"], "--cv belongs to poisson.py: this locustfile does not read it"),
         (["--time-scael", "2"], "unknown argument --time-scael: did you mean --time-scale?"),
         (["--time-scael=2"], "unknown argument --time-scael: did you mean --time-scale?"),
@@ -66,6 +69,6 @@ def test_the_form_of_locust_shows_and_sends_an_option_as_it_is(option: Option):
 @pytest.mark.parametrize(("flag", "words"), [("--retry-429", ["3"]), ("--disable-parametric-nb-lt10b", [])])
 def test_an_old_spelling_means_the_option(flag: str, words: list[str]):
     parser = Parser()
-    options.add(parser, OPTIONS, environment=False)
+    commandline.add(parser, OPTIONS, environment=False)
     (option,) = {option for option in OPTIONS if flag in option.aliases}
     assert parser.parse_args([flag, *words]) == parser.parse_args([option.flag, *words]) != parser.parse_args([])

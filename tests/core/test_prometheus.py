@@ -37,7 +37,7 @@ def test_the_families_are_the_totals():
     run = FakeRun(5.0)
     run.take([record(i, stream=i % 2) for i in range(10)])
     found = samples(page_of(begun(run)))
-    for stream in ("0", "1"):
+    for stream in ("all", "1"):
         label = ("stream", stream)
         assert found["fineserve_requests_total", (("outcome", "ok"), label)] == 5
         assert found["fineserve_requests_total", (("outcome", "timeout"), label)] == 0

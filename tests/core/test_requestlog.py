@@ -41,7 +41,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def lost(log: RequestLog, outcome: str, first: int, count: int, workers: list[str] | None = None) -> None:
     index = np.arange(first, first + count)
-    log.write_lost(outcome, index, np.zeros(count, int), 0.1 * index, index + 5, index + 6, workers)
+    log.write_lost(outcome, index, index, np.zeros(count, int), 0.1 * index, index + 5, index + 6, workers)
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -16,6 +16,7 @@ from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
 from fineserve_shapes.measure.ledger import OUTCOMES
 from fineserve_shapes.measure.measurements import GAPS, SENT, Measurements, Outbox
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.series import COUNTS, QUANTITIES, Series
 from fineserve_shapes.measure.slo import Slo
 
@@ -54,7 +55,7 @@ def inverted(values: np.ndarray, q: float) -> float:
 def test_each_figure_stands_in_its_own_second_and_is_what_numpy_says():
     rows = random_rows(1, 2000, 60.0)
     measured = measurements(rows)
-    series = Series()
+    series = Series(names=Names(("0", "1"), True))
     series.plan(measured.records["stream"].astype(np.int64), measured.records["due_s"])
     series.add(measured)
     found = series.as_dict()

@@ -11,7 +11,7 @@ from measured import by_name, measurements, record
 
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
-from fineserve_shapes.measure.ledger import OUTCOMES, Ledger
+from fineserve_shapes.measure.ledger import OUTCOMES, Ledgers
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS, Measurements, Outbox
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.summary import summarise
@@ -37,12 +37,12 @@ def due(tally: Tally, rows: int) -> None:
     tally.delivery.finish(float("inf"))
 
 
-def ledger_of(**ended: int) -> Ledger:
-    ledger = Ledger()
-    ledger.plan(sum(ended.values()))
+def ledger_of(**ended: int) -> Ledgers:
+    ledgers = Ledgers()
+    ledgers.total.plan(sum(ended.values()))
     for outcome, count in ended.items():
-        ledger.end(outcome, count)
-    return ledger
+        ledgers.total.end(outcome, count)
+    return ledgers
 
 
 def summary_of(tally: Tally, **ended: int) -> dict[str, object]:
@@ -180,7 +180,7 @@ def test_the_first_visible_token_is_shown_where_reasoning_came_before_it():
     rows = [record(0, first_visible_s=0.301), record(1, first_visible_s=np.nan)]
     summary = summary_of(tally_of(rows), ok=2)
     assert (summary["mean_ttft_ms"], summary["mean_visible_ttft_ms"]) == (pytest.approx(200), pytest.approx(300))
-    assert summary["streams"]["0"]["visible_ttft"]["count"] == 1
+    assert summary["streams"]["all"]["visible_ttft"]["count"] == 1
     assert "TTFT visible          300       300" in summary_text(summary)
 
 
@@ -249,7 +249,7 @@ def test_the_text_shows_the_sum_of_the_ledger():
 
 
 def test_a_ledger_adds_up_and_refuses_what_does_not():
-    ledger = ledger_of(ok=2, unknown=1)
+    ledger = ledger_of(ok=2, unknown=1).total
     assert ledger.open == 0
     ledger.reopen("unknown")
     assert ledger.open == 1

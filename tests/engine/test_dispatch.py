@@ -36,7 +36,7 @@ class Bench:
         gevent.sleep(0.1)
 
     def lease(self, due_s: list[float]) -> None:
-        rows = [Row(at_s, len(self.sent) + i, 1, 1, 0) for i, at_s in enumerate(due_s)]
+        rows = [Row(at_s, len(self.sent) + i, 1, 1, 0, len(self.sent) + i) for i, at_s in enumerate(due_s)]
         self.dispatcher.add(self.holder.lease(Lease(0, 0.0, 0, self.leases, rows)))
         self.leases += 1
 

@@ -171,7 +171,7 @@ def two_workers(due_s: list[float]) -> tuple[LeaseBook, dict[str, LeaseHolder]]:
 def test_rows_are_dealt_in_turn():
     _, holders = two_workers([0.1, 0.2, 0.3, 0.4])
     assert [len(holder) for holder in holders.values()] == [2, 2]
-    assert holders["a"].take_due(0.15) == Row(0.1, 0, 7, 3, 0)
+    assert holders["a"].take_due(0.15) == Row(0.1, 0, 7, 3, 0, 0)
     assert holders["b"].take_due(0.15) is None
 
 
@@ -207,7 +207,7 @@ def test_a_worker_without_news_from_the_master_sends_nothing():
 
 def test_one_process_needs_no_fence():
     holder = LeaseHolder(fenced=False)
-    holder.lease(Lease(0, 0.0, 0, 0, [Row(0.5, 0, 1, 1, 0)]))
+    holder.lease(Lease(0, 0.0, 0, 0, [Row(0.5, 0, 1, 1, 0, 0)]))
     assert holder.take_due(1000.0) is not None
 
 

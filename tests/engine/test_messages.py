@@ -13,7 +13,7 @@ from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
 from fineserve_shapes.leases.messages import MessageError, pack_lease, pack_report, unpack_lease, unpack_report
 
 rows = st.builds(Row, st.floats(0, 1e6), st.integers(0, 2**62), st.integers(1, 2**30), st.integers(1, 2**30),
-                 st.integers(0, 100),
+                 st.integers(0, 100), st.integers(0, 2**62),
                  st.just(()) | st.lists(st.integers(1, 2**62), min_size=2, max_size=4).map(tuple))  # fmt: skip
 
 

@@ -79,7 +79,8 @@ class Wire:
         self.worker.start(self.performer)
         now_s = time.perf_counter()
         self.worker.on_pong({"sent_s": now_s, "master_s": now_s, "machine": "another"})
-        begin = {"run": "abc", "start_s": now_s, "warmup_s": 0.0, "logged": int(logged), "token_times": 1}
+        begin = {"run": "abc", "start_s": now_s, "warmup_s": 0.0, "logged": int(logged), "token_times": 1,
+                 "streams": ["all"], "mixed": False}  # fmt: skip
         self.worker.on_begin(begin)
 
     def lease(self, rows: list[Row], batches: int = 0, number: int | None = 0) -> None:
@@ -114,7 +115,7 @@ def until(condition: Callable[[], object]) -> None:
         gevent.sleep(0.01)
 
 
-ROWS = [Row(0.0, 0, 7, 3, 0), Row(0.0, 1, 7, 3, 0), Row(0.0, 2, 7, 3, 0)]
+ROWS = [Row(0.0, number, 7, 3, 0, number) for number in range(3)]
 
 
 @pytest.fixture(autouse=True)

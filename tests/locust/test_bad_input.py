@@ -46,7 +46,7 @@ def refusal(folder: Path, *arguments: object) -> str:
         (["--drain-timeout", "soon"], "--drain-timeout must be a number, got 'soon'"),
         (["--output-file", "nowhere/out.json"], "there is no directory nowhere for out.json (--output-file)"),
         (["--request-log", "log.txt"], "log.txt must end in .parquet, .jsonl, .csv (--request-log)"),
-        (["--request-rate", "5"], "--request-rate belongs to poisson.py: this locustfile does not read it"),
+        (["--request-rate", "5"], "--request-rate belongs to poisson.py and mix.py: this locustfile does not read it"),
         (["--threshold", "p99_ttft<1"], "the summary has no figure 'p99_ttft', did you mean p99_ttft_ms?"),
         (["--threshold", "fast"], "--threshold must be a figure of the summary"),
         (["--slo-share", "95"], "--slo-share must be a share such as 0.05 or 5%, got '95'"),

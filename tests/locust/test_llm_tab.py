@@ -303,8 +303,8 @@ def test_prometheus_finds_the_figures(tmp_path: Path):
         log = locust.await_output(locust.processes[0], "Prometheus finds the figures at http")
         own = log.split("Prometheus finds the figures at http")[1].split()[0]
         start(page, simulator.url, trace)
-        until(lambda: 'fineserve_requests_total{outcome="ok",stream="0"} 50.0' in page.get("/fineserve/metrics"))
+        until(lambda: 'fineserve_requests_total{outcome="ok",stream="replay"} 50.0' in page.get("/fineserve/metrics"))
         with urllib.request.urlopen(f"http{own}", timeout=30) as response:
             text = response.read().decode()
-        assert 'fineserve_ttft_seconds_count{stream="0"} 50.0' in text
-        assert 'fineserve_ttft_seconds_bucket{le="+Inf",stream="0"} 50.0' in text
+        assert 'fineserve_ttft_seconds_count{stream="replay"} 50.0' in text
+        assert 'fineserve_ttft_seconds_bucket{le="+Inf",stream="replay"} 50.0' in text

@@ -74,7 +74,7 @@ def test_merged_figures_are_those_of_the_records_and_near_the_truth(tmp_path: Pa
         "itl": gaps(ok),
     }
     for name, values_s in measured.items():
-        figures = summary["streams"]["0"][name]
+        figures = summary["streams"]["replay"][name]
         assert figures["count"] == len(values_s)
         assert summary[f"mean_{name}_ms"] == pytest.approx(1e3 * values_s.mean())
         for label, q in (("median", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)):
@@ -213,7 +213,11 @@ def test_warm_up_requests_come_before_time_0_and_count_nowhere(tmp_path: Path):
     assert max(max(row["chunk_written_s"]) for row in warm) < min(row["received_s"] for row in planned)
     assert outcomes(summary) == {"ok": 60}
     assert summary["warmup"] == {"requests": 7, "ok": 7, "seconds": 1.0, "planned": 20}
-    assert (summary["completed"], summary["fidelity"]["sent"], summary["streams"]["0"]["itl"]["count"]) == (40, 40, 120)
+    assert (summary["completed"], summary["fidelity"]["sent"], summary["streams"]["replay"]["itl"]["count"]) == (
+        40,
+        40,
+        120,
+    )
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert sum(row["warmup"] for row in rows) == 20
     assert len(rows) == 60

@@ -202,9 +202,9 @@ class Replay(ReplayShape):
     pass
 
 class Completions(CompletionUser):
-    def open(self):
+    def open(self, stream):
         self.bodies = [b'{"model": "simulated", "prompt": "own", "max_tokens": %d}' % (n + 1) for n in range(10)]
-        return super().open()
+        return super().open(stream)
 
     def body(self, request):
         return self.bodies[request.index]

@@ -19,7 +19,7 @@ from fineserve_shapes.measure.records import from_rows
 from fineserve_shapes.runner.performer import METRIC, UserPerformer
 from fineserve_shapes.users import PlannedRequest, Result
 
-ROW = Row(due_s=1.5, request=7, input_tokens=20, output_tokens=5, stream=0)
+ROW = Row(due_s=1.5, request=7, input_tokens=20, output_tokens=5, stream=0, position=7)
 
 
 def ended(outcome: str, error: str | None = None) -> Result:
@@ -81,7 +81,9 @@ def test_the_user_gets_the_row_with_its_prompt_made_ahead_or_now():
     performer, environment = opened(lambda request: seen.append(request) or ended("ok"))
     performer.perform("run", ROW, performer.prepare(ROW))
     performer.perform("run", ROW, None)
-    assert seen == [PlannedRequest("run-7", 7, 1.5, 20, 5, 0, "prompt 7")] * 2
+    (stream,) = {request.stream for request in seen}
+    assert (stream.name, stream.number) == ("all", 0)
+    assert seen == [PlannedRequest("run-7", 7, 1.5, 20, 5, stream, 7, "prompt 7")] * 2
     (user,) = environment.user_classes[0].instances
     assert [request for request, _ in user.results] == seen
 
@@ -108,7 +110,7 @@ def test_kinds_of_failures_are_bounded_since_locust_keeps_each_for_ever():
 def test_metrics_are_rows_of_their_own_that_count_as_no_requests():
     performer, environment = opened(lambda request: ended("ok"))
     rows = from_rows([record(0), record(1), record(2, "timeout")])
-    performer.measured(rows, np.array([0.02, 0.04, np.nan]))
+    performer.measured(rows, {0: np.array([0.02, 0.04, np.nan])})
     entries = environment.stats.entries
     assert {key: entries[key].num_requests for key in list(entries)} == {
         ("TTFT", METRIC): 2, ("TPOT", METRIC): 2, ("ITL", METRIC): 2, ("lag", METRIC): 3, ("output tokens", METRIC): 2,

@@ -1,0 +1,236 @@
+"""Mix files: what may stand in them, what becomes of it, and the one line where it may not."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fineserve_shapes.errors import InputError
+from fineserve_shapes.leases.lease import Row, rows_of
+from fineserve_shapes.planning.mixfile import checked_streams, read_mix, seed_of
+from fineserve_shapes.planning.mixing import mixed
+from fineserve_shapes.shipped import SAMPLE_MIX, SAMPLE_TRACE
+from fineserve_shapes.streams import Stream
+from fineserve_shapes.values import Values
+
+MIX = """
+request_rate = 8
+
+[defaults]
+kind = "poisson"
+slo = "ttft=1s"
+input_length = 50
+time_scale = 2            # of streams that are replays
+seed = 3
+
+[streams.chat]
+weight = 3
+model = "small"
+host = "http://a:1"
+extra_request_body = { temperature = 0, stop = ["x"] }
+
+[streams.agents]
+weight = 1
+output-length = "U(5,9)"
+disable_stream = true
+
+[streams.old]
+kind = "replay"
+request_trace_csv = "trace.csv"
+timestamp_unit = "s"
+slo = "e2e=9s"
+user = "Chat"
+"""
+
+
+def written(folder: Path, text: str = MIX) -> Path:
+    path = folder / "mix.toml"
+    path.write_text(text)
+    (folder / "trace.csv").write_text("timestamp,input_length,output_length\n" + "".join(
+        f"{second},{10 + second},5\n" for second in range(0, 100, 4)))  # fmt: skip
+    return path
+
+
+def values(**given: object) -> Values:
+    return Values(Namespace(**{"run_time": 60, **given}))
+
+
+def by_stream(streams: tuple[Stream, ...], whole: Values) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {stream.name: [] for stream in streams}
+    for block in mixed(streams, whole).plan.between(0.0, 60.0):
+        for row in rows_of(block):
+            found[streams[row.stream].name].append(row)
+    return found
+
+
+def told(rows: list[Row]) -> list[tuple[float, int, int, int]]:
+    return [(row.due_s, row.input_tokens, row.output_tokens, row.position) for row in rows]
+
+
+def test_a_stream_has_its_own_then_the_defaults_then_the_command_line(tmp_path: Path):
+    whole = values(model="large", tokenizer="tok", slo="tpot=1s", request_rate="")
+    chat, agents, old = read_mix(written(tmp_path), whole)
+    assert [(stream.name, stream.number, stream.user, stream.mixed) for stream in (chat, agents, old)] == [
+        ("chat", 0, None, True), ("agents", 1, None, True), ("old", 2, "Chat", True)
+    ]  # fmt: skip
+    assert [stream.values.text("--model") for stream in (chat, agents, old)] == ["small", "large", "large"]
+    assert [stream.values.text("--slo") for stream in (chat, agents, old)] == ["ttft=1s", "ttft=1s", "e2e=9s"]
+    assert chat.values.text("--tokenizer") == "tok"
+    assert chat.values.json_object("--extra-request-body") == {"temperature": 0, "stop": ["x"]}
+    assert [stream.values.switch("--disable-stream") for stream in (chat, agents, old)] == [False, True, False]
+    assert agents.values.text("--output-length") == "U(5,9)"
+    assert old.values.path("--request-trace-csv") == (tmp_path / "trace.csv").absolute()
+    assert old.values.number("--time-scale") == 2
+    assert "time_scale" not in {key for key, value in chat.own.items() if value}
+    assert [stream.values.number("--rate") for stream in (chat, agents, old)] == [6.0, 2.0, None]
+    assert chat.own["host"] == "http://a:1"
+
+
+def test_the_command_lines_rate_is_divided_by_the_weights(tmp_path: Path):
+    chat, agents, _ = read_mix(written(tmp_path), values(request_rate="40"))
+    assert (chat.values.number("--rate"), agents.values.number("--rate")) == (30.0, 10.0)
+
+
+def test_a_plan_has_each_streams_rate_lengths_and_end(tmp_path: Path):
+    streams = read_mix(written(tmp_path), values())
+    rows = by_stream(streams, values())
+    assert len(rows["chat"]) == pytest.approx(360, abs=5 * 19)
+    assert len(rows["agents"]) == pytest.approx(120, abs=5 * 11)
+    assert {row.input_tokens for row in rows["chat"]} == {50}
+    assert {row.output_tokens for row in rows["agents"]} == {5, 6, 7, 8, 9}
+    assert [row.due_s for row in rows["old"]] == [2.0 * number for number in range(25)]
+
+
+def test_the_wholes_scales_and_a_streams_own_compose(tmp_path: Path):
+    streams = read_mix(written(tmp_path), values())
+    plain = by_stream(streams, values())
+    halved = by_stream(streams, values(time_scale="0.5"))
+    doubled = by_stream(streams, values(rate_scale="2"))
+    for name, rows in plain.items():
+        early = [2 * row.due_s for row in rows if row.due_s < 30]
+        assert [row.due_s for row in halved[name]] == pytest.approx(early)
+        assert [2 * row.due_s for row in doubled[name]][: len(rows)] == pytest.approx([row.due_s for row in rows])
+
+
+def test_no_stream_depends_on_another(tmp_path: Path):
+    whole = values()
+    text = MIX.replace("[streams.chat]\nweight = 3", "[streams.chat]\nrate = 6")
+    text = text.replace("[streams.agents]\nweight = 1", "[streams.agents]\nrate = 2")
+    three = by_stream(read_mix(written(tmp_path, text), whole), whole)
+    head, _, agents, old = text.split("[streams.")
+    fewer = by_stream(read_mix(written(tmp_path, "[streams.".join((head, old, agents))), whole), whole)
+    assert list(fewer) == ["old", "agents"]
+    for name, rows in fewer.items():
+        assert told(rows) == told(three[name])
+    assert told(three["chat"]) != told(three["agents"])
+
+
+def test_a_streams_seed_is_made_of_the_runs_and_its_name():
+    assert seed_of(1, "chat") == seed_of(1, "chat")
+    assert len({seed_of(seed, name) for seed in range(3) for name in ("chat", "agents", "old")}) == 9
+
+
+def test_rates_of_replays_and_windows_are_brought_to_what_is_asked(tmp_path: Path):
+    text = f"""
+    [streams.trace]
+    kind = "replay"
+    request_trace_csv = "{SAMPLE_TRACE}"
+    rate = 10
+    [streams.windows]
+    kind = "parametric"
+    model_class = "Dense_10to30B"
+    rate = 5
+    num_prompts = 400
+    """
+    streams = read_mix(written(tmp_path, text), values())
+    trace = mixed(streams[:1], values()).plan
+    assert trace.rate_rps == pytest.approx(10, rel=0.01)
+    rows = [row for block in mixed(streams[1:], values()).plan for row in rows_of(block)]
+    assert len(rows) == 400
+    # windows of five minutes have rates of their own: the first one is near the mean alone
+    assert 400 / rows[-1].due_s == pytest.approx(5, rel=0.8)
+
+
+def test_a_mix_can_be_written_in_python():
+    own = {"kind": "poisson", "request_rate": 3, "disable_stream": True, "num_prompts": 5}
+    (stream,) = checked_streams([Stream("chat", user="Chat", own=own)], values())  # type: ignore[arg-type]
+    assert (stream.user, stream.values.number("--request-rate"), stream.values.switch("--disable-stream")) == (
+        "Chat", 3.0, True
+    )  # fmt: skip
+    assert mixed([stream], values()).plan.requests == 5
+
+
+def test_the_shipped_mix_holds_the_four_classes():
+    streams = read_mix(SAMPLE_MIX, values())
+    rows = by_stream(streams, values())
+    assert [stream.values.text("--model-class") for stream in streams] == [
+        "Dense_lt10B", "Dense_10to30B", "Dense_30to100B", "MoE_gt100B"
+    ]  # fmt: skip
+    assert all(len(found) > 10 for found in rows.values())
+    assert np.argmax([len(found) for found in rows.values()]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[streams.a]\nkind = 'poisson'\nrequest_rat = 3", "[a]: there is no 'request_rat': did you mean request_rate?"),
+        ("[streams.a]\nkind = 'poison'", "[a]: kind is one of replay, poisson, parametric, got 'poison'"),
+        ("[streams.a]\nmodel = 'm'", "[a]: it says no kind: replay or poisson or parametric"),
+        ("[streams.a]\nkind = 'poisson'\ntime_scale = 2",
+         "[a]: time_scale is read by replay, not by a stream of kind poisson"),
+        ("[streams.a]\nkind = 'poisson'\nrequest_log = 'x'", "[a]: request_log is the whole run's: give it on the command"),
+        ("[streams.a]\nkind = 'poisson'\ndisable_stream = 'yes'", "[a]: disable_stream is true or false, got 'yes'"),
+        ("[streams.a]\nkind = 'poisson'\nrate = true", "[a]: rate is a text, a number or a table, got True"),
+        ("[streams.a]\nkind = 'poisson'\nbackend = 'tgi'", "[a]: backend is one of vllm, openai, got 'tgi'"),
+        ("[streams.a]\nkind = 'poisson'\nweight = 1", "stream a has a weight: say the rate of all such streams together"),
+        ("request_rate = 1\n[streams.a]\nkind = 'poisson'\nweight = 1\nrate = 2", "stream a has a weight and a rate"),
+        ("request_rate = 1\n[streams.a]\nkind = 'poisson'\nweight = -1", "stream a: a weight is above 0, got -1"),
+        ("[streams.'a b']\nkind = 'poisson'", "the name of a stream is of letters, digits, '_', '.' and '-'"),
+        ("[streams.total]\nkind = 'poisson'", "a stream cannot be called 'total'"),
+        ("[default]\nkind = 'poisson'", "there is no 'default': did you mean defaults?"),
+        ("[defaults]\nkin = 'poisson'\n[streams.a]", "[defaults]: there is no 'kin': did you mean kind?"),
+        ("[defaults]\nkind = 'poisson'", "it has no [streams.NAME] tables"),
+        ("streams = 3", "it has no [streams.NAME] tables"),
+        ("[streams]\na = 3", "[streams.a] is no table"),
+        ("[streams.a", "is no TOML"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line_with_the_place_and_the_way_out(tmp_path: Path, text: str, said: str):
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as refused:
+        read_mix(path, values())
+    line = str(refused.value)
+    assert said.replace("[a]", "stream a") in line
+    assert line.startswith(str(path))
+    assert line.endswith("(--mix)")
+    assert "\n" not in line.partition("is no TOML")[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("request_rate = 0", "stream a: --request-rate must be positive, got 0"),
+        ("request_trace_csv = 'nosuch.csv'\nkind = 'replay'", "stream a: nosuch.csv: there is no such file"),
+        ("rate = -2", "stream a: a rate is above 0, got -2"),
+        ("rate_profile = '1@5,2@5'\nrate = 3", "stream a: its mean rate is not known"),
+    ],
+)
+def test_what_a_stream_cannot_have_names_the_stream(tmp_path: Path, table: str, said: str):
+    kind = "" if "kind" in table else "kind = 'poisson'\n"
+    streams = read_mix(written(tmp_path, f"[streams.a]\n{kind}{table}"), values())
+    with pytest.raises(InputError, match=f"^{said}"):
+        mixed(streams, values())
+
+
+def test_without_an_end_a_mix_asks_for_one(tmp_path: Path):
+    streams = read_mix(written(tmp_path), values(run_time=None))
+    with pytest.raises(InputError, match="say when to stop"):
+        mixed(streams, values(run_time=None))
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
+    with pytest.raises(InputError, match=r"cannot read .*nosuch.toml: no such file or directory \(--mix\)"):
+        read_mix(tmp_path / "nosuch.toml", values())
