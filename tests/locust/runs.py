@@ -82,7 +82,7 @@ class Cluster:
         code = process.wait(timeout_s)
         return Finished(code, self.output(process))
 
-    def await_output(self, process: LocustProcess, text: str, timeout_s: float = 30.0) -> str:
+    def await_output(self, process: LocustProcess, text: str, timeout_s: float = 60.0) -> str:
         """Wait until a process has printed this text."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,7 @@ def test_a_stopped_run_logs_every_planned_row_once(tmp_path: Path):
         )  # fmt: skip
         workers = [locust.worker(), locust.worker()]
         locust.await_output(master, "starts with 2 worker(s)")
-        with pytest.raises(AssertionError):
-            locust.await_output(master, "no such line", timeout_s=4.0)
+        time.sleep(2.5)
         master.send_signal(signal.SIGTERM)
         locust.wait(master)
         for worker in workers:
@@ -170,8 +170,7 @@ def test_a_killed_workers_rows_are_in_the_log_once_and_the_run_is_invalid(tmp_pa
         )  # fmt: skip
         workers = [locust.worker(), locust.worker()]
         locust.await_output(master, "starts with 2 worker(s)")
-        with pytest.raises(AssertionError):
-            locust.await_output(master, "no such line", timeout_s=3.0)
+        time.sleep(2.5)
         workers[0].kill()
         done = locust.wait(master)
     summary = summary_of(out)
