@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
-FORKED_TIMEOUT_S = 5.0
+FORKED_TIMEOUT_S = 10.0
 
 
 class MasterSession:
@@ -206,15 +206,22 @@ class MasterSession:
         logging.getLogger("locust.stats_logger").disabled = True
 
     def _exit_with(self, error: InputError) -> NoReturn:
-        """Nothing can start. Forked workers, which Locust forgets here, would wait a minute for their master."""
-        if isinstance(self._runner, MasterRunner):
-            until_s = time.perf_counter() + FORKED_TIMEOUT_S
-            forked = self._environment.parsed_options.processes or 0
-            while len(self._runner.clients) < forked and time.perf_counter() < until_s:
-                gevent.sleep(0.02)
-            self._runner.quit()
+        """Nothing can start."""
+        if self._environment.parsed_options.processes:
+            self._send_forked_home(self._environment.parsed_options.processes)
         _tell(error)
         sys.exit(EXIT_BAD_INPUT)
+
+    def _send_forked_home(self, forked: int) -> None:
+        """Locust forgets the workers that it has forked where no test begins: they would wait a minute for their master."""
+        heard: set[str] = set()  # a worker that is told before its first heartbeat would never end
+        self._environment.events.heartbeat_sent.add_listener(lambda client_id, **_: heard.add(client_id))
+        until_s = time.perf_counter() + FORKED_TIMEOUT_S
+        while len(heard) < forked and time.perf_counter() < until_s:
+            gevent.sleep(0.02)
+        self._runner.send_message("quit")
+        while self._runner.clients and time.perf_counter() < until_s:  # they say goodbye
+            gevent.sleep(0.02)
 
     def _wrap_swarm(self, web_ui: Any) -> None:
         """Show why a start failed beside the form, rather than claim that it succeeded."""
