@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fineserve_shapes.options import MIX, PARAMETRIC, POISSON, PROMPTS, SERVER, TRACE, Option
+from fineserve_shapes.options import CAPACITY, MIX, PARAMETRIC, POISSON, PROMPTS, SERVER, TRACE, Option
 
 LOOPBACK = "127.0.0.1"
 
@@ -46,6 +46,7 @@ HOMES = (
     ("poisson.py", POISSON),
     ("parametric.py", PARAMETRIC),
     ("mix.py", MIX),
+    ("capacity.py", CAPACITY),
     ("CompletionUser and ChatUser", (*SERVER, *PROMPTS)),
 )
 """Which locustfile, or class, reads which options."""

@@ -79,6 +79,8 @@ SERVER = (
     Option("--request-timeout", "seconds to wait for the end of an answer", "3600"),
     Option("--rate-limit-retries", "send a request again so often if its answer is 429, after its Retry-After (at most"
            " 60 s)", "0", aliases=("--retry-429",)),
+    Option("--routing", "which of several servers (--host A,B) a request goes to: each in turn, or by the first block that"
+           " its prompt shares with others", "round-robin", ("round-robin", "prefix")),
     Option("--api-key-env", "environment variable of each worker that holds the API key", "OPENAI_API_KEY"),
     Option("--skip-preflight", "start without a look at the server and its models first (needs --model)", None),
     Option("--ca-file", "trust the certificates in this PEM file in place of the system's (on every worker)"),
@@ -184,6 +186,20 @@ JUDGED = ("--slo", "--max-lag", "--max-lag-share", "--max-rate-error", "--max-cv
           "--max-length-error")  # fmt: skip
 """Options of the run that a stream of a mix may have for itself."""
 
+CAPACITY = (
+    Option("--workload", "what is sent, and when: a locustfile's name", "poisson"),
+    Option("--start-scale", "scale of the first step: 2 is the workload twice as fast", "1"),
+    Option("--min-scale", "the lowest scale to be tried", "0.015625"),
+    Option("--max-scale", "the highest scale to be tried", "64"),
+    Option("--step-requests", "a step's requests at most, once settled; by default 50 over the share that may miss"),
+    Option("--step-time", "a step's seconds at most, once settled, in place of --step-requests"),
+    Option("--settle", "seconds from a step's start whose requests count nowhere; longer than most answers take", "30"),
+    Option("--max-steps", "the search ends after so many steps", "20"),
+    Option("--scales", "a sweep in place of a search: these scales, such as 0.5,1,2,4"),
+    Option("--rates", "a sweep in place of a search: these rates in requests per second, such as 1,2,4,8"),
+    Option("--compare-burstiness", "in place of a search a run for each of several kinds of arrivals, at one rate", None),
+)  # fmt: skip
+
 RUN = (
     Option("--max-concurrency", "at most so many requests in flight, over all workers: others wait, and are counted"),
     Option("--drain-timeout", "seconds that requests in flight have when a run is stopped before its plan ends",
@@ -245,6 +261,11 @@ def host(own: Mapping[str, Any], common: str | None, of_class: str | None) -> st
     return own.get("host") or common or of_class
 
 
+def hosts(text: str | None) -> list[str]:
+    """One or several, separated by commas."""
+    return [host.strip() for host in (text or "").split(",") if host.strip()]
+
+
 def deadlines(values: Values) -> Deadlines:
     """How long to wait."""
     from fineserve_shapes.client.client import Deadlines  # here: the tools read options too, and have no engine
@@ -270,6 +291,12 @@ def slo(values: Values) -> Slo | None:
     return None if asked is None else Slo.parse(asked)
 
 
+def slo_of(streams: Sequence[Stream]) -> Slo | Slos | None:
+    """What makes an answer good: of each stream of a mix, or of the one that there is; None where none has an SLO."""
+    slos = Slos(tuple(slo(stream.values) for stream in streams))
+    return (slos or None) if names_of(streams).mixed else slos.common
+
+
 def limits(values: Values) -> Limits:
     """What a valid run keeps within."""
     found = {
@@ -290,7 +317,6 @@ def settings(values: Values, run_time_s: float | None, streams: Sequence[Stream]
     from fineserve_shapes.engine.run import Settings
 
     names = names_of(streams)
-    slos = Slos(tuple(slo(stream.values) for stream in streams))
     warmup_requests = values.count("--warmup-requests") or 0
     if not 0 <= warmup_requests <= 100_000:
         raise InputError(f"--warmup-requests must lie between 0 and 100000, got {warmup_requests}")
@@ -300,7 +326,7 @@ def settings(values: Values, run_time_s: float | None, streams: Sequence[Stream]
     return Settings(
         run_time_s=run_time_s,
         names=names,
-        slo=(slos or None) if names.mixed else slo(values),
+        slo=slo_of(streams),
         limits=limits(values),
         limits_of_streams=tuple(limits(stream.values) for stream in streams) if names.mixed else (),
         warmup_requests=warmup_requests,
@@ -316,8 +342,9 @@ def drain_timeout_s(values: Values) -> float:
     return values.number_or("--drain-timeout", DRAIN_TIMEOUT_S)
 
 
-def thresholds(values: Values, settings: Settings) -> list[Threshold]:
-    """What the summary is to be held against. Raises InputError, before the run, for figures that no summary has too."""
+def thresholds(values: Values, settings: Settings, extra: Mapping[str, Any] | None = None) -> list[Threshold]:
+    """What the summary is to be held against. Raises InputError, before the run, for figures that no summary has too.
+    extra: entries that the summary of this run has beside those of any."""
     found = Threshold.parse_all(values.text("--threshold") or "")
     share = checked_share(values.share("--slo-share") or 0.99)
     if values.switch("--fail-if-slo-missed"):
@@ -325,7 +352,7 @@ def thresholds(values: Values, settings: Settings) -> list[Threshold]:
             raise InputError("--fail-if-slo-missed needs an SLO, such as --slo ttft=500ms")
         found.append(Threshold("goodput.share", ">=", share))
     if found:
-        nothing = of_nothing(settings.slo, settings.names)
+        nothing = of_nothing(settings.slo, settings.names) | dict(extra or {})
         for one in found:
             one.check(nothing)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,9 +16,11 @@ from locust import LoadTestShape, events
 
 from fineserve_shapes import commandline, options
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.measure.slo import Slos
 from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.runner import startform
-from fineserve_shapes.shipped import DATASETS
+from fineserve_shapes.runner.step import Step
+from fineserve_shapes.shipped import DATASETS, SAMPLE_TRACE
 from fineserve_shapes.streams import Stream
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
@@ -26,16 +29,22 @@ from fineserve_shapes.workload.plan import Plan
 
 if TYPE_CHECKING:
     from fineserve_shapes.planning.madeplan import MadePlan
+    from fineserve_shapes.planning.stretch import Stretch
     from fineserve_shapes.runner.backgroundsurvey import BackgroundSurvey
+    from fineserve_shapes.runner.comparing import Comparing
+    from fineserve_shapes.runner.searchoptions import SearchOptions
 
 __all__ = [
-    "Block", "MixShape", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "Stream",
+    "Block", "CapacityShape", "MixShape", "ParametricShape", "Plan", "PlanShape", "PoissonShape", "ReplayShape", "Step",
+    "Stream",
     "SyntheticShape", "Values",
 ]  # fmt: skip
 
 # What makes plans is imported where a plan is made: it takes half a second, and workers need none of it.
 
 logger = logging.getLogger(__name__)
+
+_FOR_EVER_S = "1e12"
 
 
 class PlanShape(LoadTestShape):
@@ -62,6 +71,11 @@ class PlanShape(LoadTestShape):
             events.init_command_line_parser.add_listener(cls._add_options)
             events.init.add_listener(cls._bind)
 
+    @classmethod
+    def options(cls) -> tuple[options.Option, ...]:
+        """The options that the class reads."""
+        return cls.option_list
+
     def plan(self, values: Values) -> Plan:
         """The plan of a run with these options. Raises InputError where there is none."""
         raise NotImplementedError
@@ -70,7 +84,7 @@ class PlanShape(LoadTestShape):
         """The streams of a run with these options, in the order of their numbers: by default one, called as the mode."""
         return (Stream(self.mode, values=values),)
 
-    def runs(self, values: Values) -> Generator[Plan, dict[str, Any], None]:
+    def runs(self, values: Values) -> Generator[Plan | Step, dict[str, Any], None]:
         """The runs of a test, one after the other: by default one, with `plan`.
 
         Each is a run of its own, with its ledger, verdict and files. What comes back for a plan is the summary of its run
@@ -81,6 +95,8 @@ class PlanShape(LoadTestShape):
                     summary = yield self.plan(values).faster(rate_rps)
                     if summary["fidelity"]["verdict"] != "valid":
                         return
+
+        A run that ends by itself when it has seen enough, or adds to its summary, is a `Step` in place of a plan.
         """
         yield self.plan(values)
 
@@ -110,7 +126,7 @@ class PlanShape(LoadTestShape):
     @classmethod
     def _add_options(cls, parser: Any, **_: Any) -> None:
         users = [option for user_class in _subclasses(ArrivalUser) for option in user_class.options()]
-        startform.add_options(parser, (*cls.option_list, *users, *options.RUN))
+        startform.add_options(parser, (*cls.options(), *users, *options.RUN))
         commandline.listen_to_this_machine(parser)
         commandline.explain_unknown(parser)
 
@@ -235,6 +251,74 @@ class MixShape(PlanShape):
         from fineserve_shapes.planning.mixing import mixed
 
         return self._taken(mixed(self.streams_of(values), values))
+
+
+class CapacityShape(PlanShape):
+    """Searches the highest load that keeps to an SLO: the same workload, faster or slower in each run.
+
+    workloads: the shapes whose plans can be searched with, known to --workload by their `mode`.
+
+        class Capacity(CapacityShape):
+            workloads = (*CapacityShape.workloads, Volleys)  # a shape of one's own, with `abstract = True`
+    """
+
+    abstract = True
+    mode = "capacity"
+    workloads: ClassVar[tuple[type[PlanShape], ...]] = (ReplayShape, PoissonShape, ParametricShape, MixShape)
+
+    @classmethod
+    def options(cls) -> tuple[options.Option, ...]:
+        """Those of the search, and all of the workloads'."""
+        modes = tuple(shape.mode for shape in cls.workloads)
+        chosen, *others = options.CAPACITY
+        return (
+            replace(chosen, choices=modes, default=chosen.default if chosen.default in modes else modes[0]), *others,
+            *(option for shape in cls.workloads for option in shape.options()),
+        )  # fmt: skip
+
+    def plan(self, values: Values) -> Plan:
+        """The workload at scale 1; it has no end where it can go on for ever: each step has its own."""
+        return self._workload(values).plan(values.over({"run_time": _FOR_EVER_S}))
+
+    def streams_of(self, values: Values) -> tuple[Stream, ...]:
+        """The workload's."""
+        return self._workload(values).streams_of(values)
+
+    def runs(self, values: Values) -> Generator[Plan | Step, dict[str, Any], None]:
+        """The steps."""
+        from fineserve_shapes.planning.stretch import Stretch
+        from fineserve_shapes.runner.searchoptions import SearchOptions, searching
+
+        slo = options.slo_of(self.streams_of(values))
+        if isinstance(slo, Slos) and None in slo.by_stream:
+            raise InputError("in a search each stream of a mix has an SLO: slo in its table, or --slo for all")
+        asked = SearchOptions.read(values, slo)
+        stretch = Stretch(asked.settle_s, asked.step_requests, asked.step_time_s, asked.fewest)
+        if values.switch("--compare-burstiness"):
+            yield from self._comparing(asked, stretch, values).runs()
+        else:
+            yield from searching(asked, self.plan(values), stretch.of).runs()
+
+    def _comparing(self, asked: SearchOptions, stretch: Stretch, values: Values) -> Comparing:
+        """A run for each kind of arrivals, with the workload's requests, at the rate of --start-scale."""
+        from fineserve_shapes.planning.burstiness import kinds
+        from fineserve_shapes.runner.comparing import Comparing
+
+        if isinstance(asked.slo, Slos):
+            raise InputError(
+                "burstiness is compared for a workload of one stream, not for a mix (--compare-burstiness)"
+            )
+        if asked.slo is None:
+            raise InputError("what burstiness costs is told in goodput: say what is good (--slo ttft=500ms,tpot=50ms)")
+        plan, _ = stretch.of(self.plan(values).faster(asked.start_scale))
+        return Comparing(kinds(plan, values, DATASETS, SAMPLE_TRACE), asked.slo, asked.settle_s)
+
+    def _workload(self, values: Values) -> PlanShape:
+        name = values.text("--workload") or self.workloads[0].mode
+        for shape in self.workloads:
+            if shape.mode == name:
+                return shape()
+        raise InputError(f"--workload is one of {', '.join(shape.mode for shape in self.workloads)}, got {name!r}")
 
 
 def _subclasses(base: type) -> list[Any]:

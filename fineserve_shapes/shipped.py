@@ -21,7 +21,7 @@ DATASETS = _folder("datasets")
 SAMPLE_MIX = DATASETS / "mix" / "four_classes.toml"
 SAMPLE_TRACE = DATASETS / "replay" / "MoE_gt100B.csv"
 
-STORIES = ("replay", "poisson", "parametric", "mix")
+STORIES = ("replay", "poisson", "parametric", "mix", "capacity")
 """The names of the locustfiles."""
 
 

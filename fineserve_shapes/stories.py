@@ -58,7 +58,8 @@ def option_lines(stories: tuple[str, ...]) -> Iterator[str]:
     """The options that these locustfiles read, in groups: each with its help, choices and default."""
     from fineserve_shapes import options
 
-    tables = {"replay": options.TRACE, "poisson": options.POISSON, "parametric": options.PARAMETRIC, "mix": options.MIX}
+    tables = {"replay": options.TRACE, "poisson": options.POISSON, "parametric": options.PARAMETRIC, "mix": options.MIX,
+              "capacity": options.CAPACITY}  # fmt: skip
     groups = {f"What is sent, and when: {story}": tables[story] for story in stories}
     groups |= {"The server": options.SERVER, "Prompts": options.PROMPTS, "The run": options.RUN}
     for title, table in groups.items():

@@ -18,11 +18,11 @@ import gevent
 from locust import User
 
 from fineserve_shapes import __version__, options
-from fineserve_shapes.client.client import Client
 from fineserve_shapes.client.descriptors import allow_many
 from fineserve_shapes.client.preflight import ServedModel, Server, ask, find_model
 from fineserve_shapes.client.reactor import Reactor, borrow, give_back
 from fineserve_shapes.client.retry import Retry429
+from fineserve_shapes.client.routing import Route, Router
 from fineserve_shapes.client.target import Endpoints, Target, unused_proxies
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.reads import Reads
@@ -147,7 +147,7 @@ class OpenAIUser(ArrivalUser):
     """Whose requests this instance sends; from `open` on."""
 
     _reactor: Reactor | None = None
-    _client: Client
+    _router: Router
     _retry: Retry429
     _template: BodyTemplate
     _prompts: PromptSource
@@ -155,20 +155,17 @@ class OpenAIUser(ArrivalUser):
     def open(self, stream: Stream) -> dict[str, Any]:
         """Make the client, look at the server, and get the prompts ready."""
         self.stream, values = stream, stream.values
-        host = options.host(stream.own, self.environment.host, self.host)
-        if not host:
+        hosts = options.hosts(options.host(stream.own, self.environment.host, self.host))
+        if not hosts:
             raise InputError("no server to send to (--host)")
-        target = Target(host)
-        endpoints = Endpoints(target, values.text("--endpoint"))
-        self._path = endpoints.request(self.api)
-        context = options.tls(values) if target.tls or values.text("--ca-file") is not None else None
-        self._tell_of_the_way(target, insecure=values.switch("--insecure"))
         deadlines = options.deadlines(values)
         self._retry = Retry429(values.count("--rate-limit-retries") or 0, deadlines.request_s)
         extra = values.json_object("--extra-request-body")
         self._streams = streams({"stream": not values.switch("--disable-stream")} | extra)
-        server = Server(endpoints, context, self.headers())
-        model = self._model(values, extra, server, deadlines.connect_s)
+        routes = [self._route(host, values) for host in hosts]
+        model = self._model(values, extra, routes[0].server, deadlines.connect_s)
+        for route in routes[1:]:
+            self._model(values, {**extra, "model": model.name}, route.server, deadlines.connect_s)
         backend = values.text("--backend") or "vllm"
         fields = body_fields(
             model.name,
@@ -191,11 +188,13 @@ class OpenAIUser(ArrivalUser):
         # text that is checked against a tokenizer takes milliseconds, in which the interpreter's lock is free
         self._slow_prompts = values.text("--tokenizer") is not None and self._prompts.form != "token_ids"
         if not model.certain and not values.switch("--skip-preflight"):
-            self._ask(server, model, min(deadlines.progress_s, deadlines.request_s))
+            for route in routes:
+                self._ask(route, model, min(deadlines.progress_s, deadlines.request_s))
         allow_many()
         reactor = borrow(time.perf_counter)
         try:
-            self._client = Client(target, reactor, deadlines, server.headers, context)
+            by_prefix = values.text("--routing") == "prefix"
+            self._router = Router(routes, reactor, deadlines, by_prefix=by_prefix)
         except BaseException:
             give_back(reactor)
             raise
@@ -212,7 +211,7 @@ class OpenAIUser(ArrivalUser):
             "prompt_form": self._prompts.form,
             "token_times": "received" if reactor.stamps else "read",
             "inexact": self._prompts.inexact,
-            "tls_verified": not values.switch("--insecure") if target.tls else None,
+            "tls_verified": not values.switch("--insecure") if any(route.target.tls for route in routes) else None,
         }
 
     def headers(self) -> dict[str, str]:
@@ -238,7 +237,7 @@ class OpenAIUser(ArrivalUser):
     def perform(self, request: PlannedRequest) -> Result:
         """POST the request and read the answer."""
         body = self.body(request)
-
+        client, path = self._router.way(request.position, request.prefix)
         attempts = 0
 
         def attempt() -> Result:
@@ -249,7 +248,7 @@ class OpenAIUser(ArrivalUser):
             if attempts == 1:  # a later one counts from when the first was sent, which its end tells
                 self._awaited[reader] = request
             try:
-                return self._client.post(self._path, body, reader, {"X-Request-Id": request.id})
+                return client.post(path, body, reader, {"X-Request-Id": request.id})
             finally:
                 self._readers.discard(reader)
                 self._awaited.pop(reader, None)
@@ -283,7 +282,7 @@ class OpenAIUser(ArrivalUser):
     def close(self) -> None:
         """Close connections."""
         if self._reactor is not None:
-            self._client.close()
+            self._router.close()
             give_back(self._reactor)
             self._reactor = None
 
@@ -304,7 +303,14 @@ class OpenAIUser(ArrivalUser):
             return ServedModel(wanted)
         return find_model(server, wanted, timeout_s)
 
-    def _ask(self, server: Server, model: ServedModel, timeout_s: float) -> None:
+    def _route(self, host: str, values: Values) -> Route:
+        target = Target(host)
+        endpoints = Endpoints(target, values.text("--endpoint"))
+        context = options.tls(values) if target.tls or values.text("--ca-file") is not None else None
+        self._tell_of_the_way(target, insecure=values.switch("--insecure"))
+        return Route(target, endpoints.request(self.api), context, Server(endpoints, context, self.headers()))
+
+    def _ask(self, route: Route, model: ServedModel, timeout_s: float) -> None:
         """Send what the run would send, for one token."""
         request = PlannedRequest(
             f"preflight-{uuid.uuid4().hex[:12]}", _PREFLIGHT_INDEX, 0.0, _PREFLIGHT_TOKENS, 1, self.stream,
@@ -317,7 +323,7 @@ class OpenAIUser(ArrivalUser):
         except Exception as error:  # a locustfile's own methods may know the plan's rows alone
             logger.warning("no request to try the server with: %s: %s", type(error).__name__, shorten(str(error)))
             return
-        ask(server, self._path, body, self._reader(request), model, timeout_s, {"X-Request-Id": request.id})
+        ask(route.server, route.path, body, self._reader(request), model, timeout_s, {"X-Request-Id": request.id})
 
     def _tell_of_the_way(self, target: Target, *, insecure: bool) -> None:
         """Say what of a way to the server is not as one may think."""

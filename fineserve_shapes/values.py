@@ -65,6 +65,17 @@ class Values:
             raise InputError(f"{flag} must not be negative, got {value:g}")
         return value
 
+    def numbers(self, flag: str) -> list[float]:
+        """Finite numbers above 0 with commas between them; empty where none was given."""
+        text = self.text(flag)
+        try:
+            found = [] if text is None else [float(part.replace("_", " ")) for part in text.split(",")]
+        except ValueError:
+            found = [math.nan]
+        if not all(0 < value < math.inf for value in found):
+            raise InputError(f"{flag} must be numbers above 0 with commas between them, such as 1,2,4, got {text!r}")
+        return found
+
     def duration_s(self, flag: str) -> float | None:
         """A duration with its unit, such as 10ms."""
         text = self.text(flag)

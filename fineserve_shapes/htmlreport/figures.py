@@ -45,6 +45,7 @@ def drawn(run: RunData) -> dict[str, Any]:
         "columns": series["total"],
         "server": server.get("series") if isinstance(server, dict) else None,
         "limits": run.fidelity.get("limits"),
+        "capacity": run.capacity,
         "cdf": {name: cdf(total.lag if name == "lag" else total.latencies[name]) for name in METRICS},
         "against": {
             "ttft_prompt": against(prompt, ttft_ms),

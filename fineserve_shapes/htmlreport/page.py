@@ -16,6 +16,7 @@ from markupsafe import Markup
 from fineserve_shapes import __version__
 from fineserve_shapes.htmlreport import figures
 from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.measure.capacitytext import answer_line
 from fineserve_shapes.measure.steady import throughput
 from fineserve_shapes.measure.summary import rates
 from fineserve_shapes.text import MAX_CHARS, shorten
@@ -79,6 +80,11 @@ def render(runs: Sequence[RunData]) -> str:
         throughput=_compared(runs, _throughput),
         fidelity=_compared(runs, _fidelity),
         metrics=figures.METRICS,
+        capacities=[
+            (label, answer_line(found), found["steps"])
+            for label, run in zip(_labels(runs), runs, strict=True)
+            if (found := run.capacity) is not None
+        ],
         style=_inline(_ASSETS.joinpath("report.css").read_text()),
         plotly=_inline(plotly_js().read_text()),
         charts=_inline(_SHARED.joinpath("charts.js").read_text()),

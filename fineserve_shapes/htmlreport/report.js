@@ -2,7 +2,7 @@
 /* The report's charts, drawn when they come into view. Names go in as text, or escaped where Plotly takes markup. */
 (() => {
   const { runs } = JSON.parse(document.getElementById("data").textContent);
-  const { draw, line, lookOf, overTime, plain, timeUnit, RUNS, DASHES } = FineserveCharts;
+  const { curve, draw, line, lookOf, overTime, plain, timeUnit, RUNS, DASHES } = FineserveCharts;
   const METRICS = [["ttft", "TTFT"], ["ttft_from_due", "TTFT from due"], ["tpot", "TPOT"], ["itl", "ITL"], ["e2e_latency", "E2E"],
     ["lag", "Lag"]];
   const AGAINST = [
@@ -47,6 +47,13 @@
 
   const colours = dark ? [...RUNS].reverse() : RUNS, colour = (place) => colours[place % colours.length], dash = (place) => DASHES[place % DASHES.length];
 
+  const curves = document.getElementById("curve-charts");
+  for (const [i, run] of runs.entries()) {
+    for (const chart of curve(run.capacity, dark)) {
+      place(curves, { ...chart, title: runs.length > 1 ? `${chart.title}: ${run.label}` : chart.title, id: `${chart.id}-${i}` });
+    }
+  }
+
   const cdfs = document.getElementById("cdf-charts");
   for (const [key, title] of METRICS) {
     const traces = runs.flatMap((run, i) => (run.cdf[key].x.length
@@ -55,6 +62,22 @@
     if (traces.length) {
       place(cdfs, { id: `cdf-${key}`, title: `${title}: share of values up to`, unit: "share", x: `${title}, ms`, xtype: "log", traces,
         hovermode: "closest", legend: runs.length > 1, yaxis: { range: [0, 1.01] } });
+    }
+  }
+
+  // the tail as HDR Histogram draws it: each nine of the share has the same room
+  const NINES = [[1, "0 %"], [10, "90 %"], [100, "99 %"], [1000, "99.9 %"], [10000, "99.99 %"]];
+  const tails = document.getElementById("tail-charts");
+  for (const [key, title] of METRICS) {
+    const traces = runs.flatMap((run, i) => {
+      const { x, y } = run.cdf[key], inside = y.map((share, at) => (share < 1 && 1 / (1 - share) <= 10500 ? at : -1)).filter((at) => at >= 0);
+      return inside.length ? [line(plain(run.label), inside.map((at) => 1 / (1 - y[at])), inside.map((at) => x[at]), colour(i), dash(i),
+        { mode: "lines", text: inside.map((at) => `${+(100 * y[at]).toPrecision(6)} %`), hovertemplate: "%{text}: %{y:.4~g} ms" })] : [];
+    });
+    if (traces.length) {
+      place(tails, { id: `tail-${key}`, title: `${title}: its tail`, unit: "ms", x: "share of values up to", xtype: "log", traces,
+        hovermode: "closest", legend: runs.length > 1,
+        xaxis: { tickvals: NINES.map(([at]) => at), ticktext: NINES.map(([, text]) => text), range: [0, 4] } });
     }
   }
 

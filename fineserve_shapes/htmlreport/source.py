@@ -19,6 +19,7 @@ import pyarrow.parquet
 from fineserve_shapes.arrays import BoolArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
+from fineserve_shapes.measure.capacitysummary import CAPACITY_NAMES, STEP_NAMES
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.ledger import OK, OUTCOMES
@@ -94,6 +95,16 @@ class RunData:
             [text or None for text in _texts(kept, "worker")], ledger, tally,
             _fidelity(tally, ledger, summary), summary,
         )  # fmt: skip
+
+    @property
+    def capacity(self) -> Mapping[str, Any] | None:
+        """What the search said whose last run this was: see `capacity_figures`; None for what is none of ours."""
+        found = self.summary.get("capacity")
+        if not isinstance(found, dict) or any(name not in found for name in CAPACITY_NAMES):
+            return None
+        steps = found["steps"]
+        whole = isinstance(steps, list) and all(isinstance(step, dict) and step.keys() >= STEP_NAMES for step in steps)
+        return found if whole else None
 
     @property
     def counted(self) -> records.Records:

@@ -40,15 +40,16 @@ class Search:
     It is driven from outside: run `next_scale`, give what was decided to `take`, until `next_scale` is None.
 
     A scale that `holds` is a lower bound, one that `fails` an upper one. One that stays `undecided` is near the capacity:
-    it bounds nothing, and the search goes on below and above it. Middles are geometric, since scales are ratios. The end
-    is where high / low is at most 1 + tolerance, or, around scales that stay undecided, both sides are half as narrow. An
-    `invalid` step is repeated once; a second time in a row ends the search, and the client is the limit.
+    it bounds nothing. The search goes first to where the answer most likely lies, taking such a scale by whether the SLO's
+    share was met there; then below and above what stays undecided, for the bounds. Middles are geometric, since scales are
+    ratios. The end is where high / low is at most 1 + tolerance, or, around scales that stay undecided, both sides are half
+    as narrow. An `invalid` step is repeated once; a second time in a row ends the search, and the client is the limit.
 
     With a step's error of 0.5 % (`decision.STEP_ERROR`) and ten steps the interval misses the capacity in at most one
     search of twenty (Boole's inequality).
 
     slo_share: what share of the requests must meet the SLO. start: the first scale. lowest, highest: what may be tried.
-    tolerance: how narrow the interval is to be.
+    tolerance: how narrow the interval is to be. most_steps: the search ends after so many, however wide it is.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Search:
         lowest: float = 1 / 64,
         highest: float = 64.0,
         tolerance: float = TOLERANCE,
+        most_steps: int | None = None,
     ) -> None:
         if not 0 < lowest <= start <= highest < math.inf:
             raise InputError(
@@ -66,7 +68,10 @@ class Search:
             )
         if not 0 < tolerance < 1:
             raise InputError(f"the tolerance of a search must lie between 0 and 1, got {tolerance:g}")
+        if most_steps is not None and most_steps < 1:
+            raise InputError(f"a search takes at least one step, got {most_steps} (--max-steps)")
         self._slo_share = checked_share(slo_share)
+        self._most_steps = math.inf if most_steps is None else most_steps
         self._lowest, self._highest, self._tolerance = lowest, highest, tolerance
         self._low: float | None = None
         self._high: float | None = None
@@ -87,6 +92,8 @@ class Search:
             if self._repeated:
                 self._limit, self.next_scale = "client", None
             self._repeated = True
+            if self.next_scale is not None and self._steps >= self._most_steps:
+                self.stop()
             return
         self._repeated = False
         if decision.share is not None:
@@ -101,6 +108,14 @@ class Search:
         low, high = self._low or 0.0, self._high or math.inf
         self._undecided = sorted(one for one in self._undecided if low < one < high)
         self.next_scale = self._choose()
+        if self.next_scale is not None and self._steps >= self._most_steps:
+            self.stop()
+
+    def stop(self) -> None:
+        """Take no further step; without a bound on either side what was tried is the limit."""
+        self.next_scale = None
+        if self._low is None or self._high is None:
+            self._limit = "range"
 
     @property
     def capacity(self) -> Capacity:
@@ -132,6 +147,24 @@ class Search:
         return min(max(middle, self._low), self._high)
 
     def _choose(self) -> float | None:
+        likely = self._choose_likely()
+        return self._choose_certain() if likely is None else likely
+
+    def _choose_likely(self) -> float | None:
+        """Towards the answer, by what undecided scales look like; None: that is as near as it is to be."""
+        met = {scale: share >= self._slo_share for scale, share, _ in self._seen}
+        lows = [scale for scale in self._undecided if met.get(scale) is True]
+        highs = [scale for scale in self._undecided if met.get(scale) is False]
+        if not lows and not highs:
+            return None
+        low, high = max(lows, default=self._low), min(highs, default=self._high)
+        if low is None:
+            return None if high == self._lowest or high is None else max(high / BRACKET, self._lowest)
+        if high is None:
+            return None if low == self._highest else min(low * BRACKET, self._highest)
+        return math.sqrt(low * high) if high > (1 + self._tolerance) * low else None
+
+    def _choose_certain(self) -> float | None:
         below = self._undecided[0] if self._undecided else self._high
         above = self._undecided[-1] if self._undecided else self._low
         if self._low is None:

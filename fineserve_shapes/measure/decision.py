@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -31,11 +32,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A step so far, by block of time (each of shape (b,), in order, of a second or so), the warm-up left out.
+    """A step so far, by block of time (in order, of a second or less), the warm-up left out.
 
-    totals: requests due. missed: those that did not meet the SLO, whatever became of them. nearly: those that missed, or
-    would have with half of each limit: they show what binds requests together before there are many misses. in_flight:
-    the mean number of requests in flight; empty: not known. block_s: length of a block.
+    totals: requests due, shape (b,), as all that follow but the last. missed: those that did not meet the SLO, whatever
+    became of them. nearly: those that missed, or would have with half of each limit: they show what binds requests
+    together before there are many misses. open: those of which it is not known, since they have not ended, or not by
+    themselves. in_flight: the mean number of requests in flight, in blocks of its own, of `block_s` seconds; empty: not
+    known.
     """
 
     totals: FloatArray
@@ -43,6 +46,7 @@ class Seen:
     nearly: FloatArray | None = None
     in_flight: FloatArray = field(default_factory=lambda: np.empty(0))
     block_s: float = 1.0
+    open: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ def checked_share(slo_share: float) -> float:
     return slo_share
 
 
+def fewest(slo_share: float, error: float = STEP_ERROR) -> int:
+    """How many requests a step must have at least, so that it can hold at its last look, were none of them to miss."""
+    return math.ceil(math.log(_may_err(len(LOOKS) - 1, error)) / math.log(checked_share(slo_share)))
+
+
 def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR) -> Decision:
     """Decide at the look of that number, from 0, if that can be done.
 
@@ -86,15 +95,20 @@ def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR) -
     Who looks again and again until something is significant will see it by chance. The looks are therefore fixed
     beforehand (`LOOKS`), and each may err with what `spent` adds from the look before. These errors add up to `error` at
     most, however the looks depend on each other (Boole's inequality), for `holds` and for `fails`, each of which shares
-    its own between misses and growth. Bounds are Clopper's and Pearson's, on the effective sample size.
+    its own between misses and growth. Bounds are Clopper's and Pearson's, on the effective sample size. Requests that
+    are open count against either verdict: as missed where the step would hold, as met where it would fail.
     """
-    may_err = spent(LOOKS[look], error) - (spent(LOOKS[look - 1], error) if look else 0.0)
+    may_err = _may_err(look, error)
     n, missed = float(seen.totals.sum()), float(seen.missed.sum())
     if not n:
         return Decision(Verdict.UNDECIDED, "no request was due")
+    is_open = np.zeros_like(seen.totals) if seen.open is None else seen.open
     marks = [seen.missed] if seen.nearly is None else [seen.missed, seen.nearly]
     worth = min(effective(marked, seen.totals, 1 - may_err) for marked in marks)
-    most = float(upper(missed / n * worth, worth, 1 - may_err))
+    at_worst, worth_at_worst = missed + float(is_open.sum()), worth
+    if at_worst > missed:
+        worth_at_worst = min(effective(marked + is_open, seen.totals, 1 - may_err) for marked in marks)
+    most = float(upper(at_worst / n * worth_at_worst, worth_at_worst, 1 - may_err))
     least = float(lower(missed / n * worth, worth, 1 - may_err / 2))
     share, low, high = 1 - missed / n, 1 - most, 1 - least
     at_s = np.arange(len(seen.in_flight), dtype=np.float64) * seen.block_s
@@ -110,3 +124,8 @@ def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR) -
         if verdict is Verdict.HOLDS and suspected is not None and suspected.grows:
             why, verdict = f"{why}, but requests in flight may grow", Verdict.UNDECIDED
     return Decision(verdict, why, share, low, high, worth)
+
+
+def _may_err(look: int, error: float) -> float:
+    """How often the look of that number may be wrong."""
+    return spent(LOOKS[look], error) - (spent(LOOKS[look - 1], error) if look else 0.0)

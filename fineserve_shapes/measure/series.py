@@ -296,6 +296,19 @@ class Series:
             found += float(slot.sums[(slot.keys >> _PLACE_BITS & (1 << _FIELD_BITS) - 1) == wanted].sum())
         return found
 
+    def by_second(self, name: str, start_s: int, end_s: int) -> FloatArray:
+        """One of COUNTS second by second in [start_s, end_s), all streams together, shape (end_s - start_s,): what stands
+        in wider slots is spread evenly. Of `in_flight` it is the mean."""
+        found = np.zeros(max(end_s - start_s, 0))
+        second = start_s
+        while second < end_s:
+            width = self._width(second)
+            begin = second // width * width
+            until = min(begin + width, end_s)
+            found[second - start_s : until - start_s] = self.between(name, begin, begin + 1) / width
+            second = until
+        return found
+
     @property
     def nbytes(self) -> int:
         """Roughly the memory held, in bytes."""

@@ -55,6 +55,10 @@ class Slo:
             good &= (met | np.isnan(value_s)) if name == "tpot" else met
         return good
 
+    def tighter(self, factor: float) -> Slo:
+        """The same with each bound divided by the factor."""
+        return Slo(tuple((name, limit_s / factor) for name, limit_s in self.limits_s))
+
     def as_dict(self) -> dict[str, float]:
         """The bounds in milliseconds: `{"ttft_ms": 500.0}`."""
         return {f"{name}_ms": 1e3 * limit_s for name, limit_s in self.limits_s}
@@ -73,6 +77,14 @@ class Slos:
     def of(self, stream: int) -> Slo | None:
         """The stream's."""
         return self.by_stream[stream] if stream < len(self.by_stream) else None
+
+    def tighter(self, factor: float) -> Slos:
+        """The same with each bound divided by the factor."""
+        return Slos(tuple(None if slo is None else slo.tighter(factor) for slo in self.by_stream))
+
+    def as_dict(self) -> dict[str, float]:
+        """The bounds where all streams have the same; else nothing."""
+        return {} if self.common is None else self.common.as_dict()
 
     @property
     def common(self) -> Slo | None:

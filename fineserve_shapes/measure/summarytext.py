@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fineserve_shapes.measure.burstinesstext import burstiness_lines
+from fineserve_shapes.measure.capacitytext import capacity_lines
+
 _LATENCY_ROWS = (
     ("TTFT", "ttft"),
     ("TTFT visible", "visible_ttft"),
@@ -61,6 +64,10 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         lines.append(f"{error['requests']:,} x {error['outcome']}: {error['error']}")
     if len(summary["errors"]) > _MAX_ERRORS:
         lines.append(f"and {len(summary['errors']) - _MAX_ERRORS} other kinds of errors")
+    if summary.get("capacity"):
+        lines += capacity_lines(summary["capacity"])
+    if summary.get("burstiness"):
+        lines += burstiness_lines(summary["burstiness"])
     return "\n".join(lines)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,22 @@ from fineserve_shapes.measure.streamtally import StreamTally
 from fineserve_shapes.measure.totals import Totals
 
 
+class Follower(Protocol):
+    """What else is fed with what a tally is fed with."""
+
+    def plan(self, due_s: FloatArray) -> None:
+        """Rows of the plan, in time order, are due then."""
+
+    def add(self, measured: Measurements) -> None:
+        """What a worker measured."""
+
+
 class Tally:
     """The figures of each stream and of all together, and the series.
 
     slo: what makes an answer good, of all streams or by stream. warmup_s: rows due before that time stay out of totals and
-    tails (their errors do not); the series has them. allowed_lag_s: see `Delivery`. names: of the streams.
+    tails (their errors do not); the series has them. allowed_lag_s: see `Delivery`. names: of the streams. followers: see
+    `Follower`; none by default.
     """
 
     def __init__(
@@ -44,6 +56,7 @@ class Tally:
         self._allowed_lag_s = allowed_lag_s
         self._streams: dict[int, StreamTally] = {}
         self._planned_in_warmup = 0
+        self.followers: list[Follower] = []
         if self.names.mixed:
             for number in range(len(self.names.names)):
                 self.of(number)
@@ -93,6 +106,8 @@ class Tally:
         if self.names.mixed:
             for stream in np.unique(streams).tolist():
                 self.of(stream).plan(due_s[streams == stream])
+        for follower in self.followers:
+            follower.plan(due_s)
 
     def advance(self, now_s: float) -> None:
         """It is that late in the run (see `Delivery.advance`)."""
@@ -119,6 +134,7 @@ class Tally:
             lambda: self._add_sent(measured.sent),
             lambda: self._add_to_totals(measured),
             lambda: self._add_to_tails(measured.records),
+            *(partial(follower.add, measured) for follower in self.followers),
         ]
 
     def _add_sent(self, sent: npt.NDArray[np.void]) -> None:

@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.prompts.prompt import Form, Prompt, PromptSource
 from fineserve_shapes.prompts.texts import TokenizedText, Words
@@ -15,6 +13,7 @@ from fineserve_shapes.prompts.tokenids import VOCAB_SIZE, TokenIds, default_ids
 from fineserve_shapes.prompts.tokenizer import Tokenizer, load_tokenizer
 from fineserve_shapes.prompts.words import sentences
 from fineserve_shapes.workload.dataset import read_texts
+from fineserve_shapes.workload.seeds import Purpose, rng
 
 __all__ = ["Form", "Prompt", "PromptSource", "open_prompts"]
 
@@ -70,7 +69,7 @@ def open_prompts(
 
 def _sample(texts: list[str], seed: int) -> list[str]:
     """Texts in a seeded order, a million characters at most: variety enough, and measured within a second or two."""
-    order = np.random.default_rng([seed, 3]).permutation(len(texts)).tolist()
+    order = rng(seed, Purpose.ORDER_OF_TEXTS).permutation(len(texts)).tolist()
     picked = [texts[row][: _DATASET_CHARACTERS // 10] for row in order]
     lengths = itertools.accumulate(map(len, picked))
     return [text for text, so_far in zip(picked, lengths, strict=True) if so_far <= _DATASET_CHARACTERS]

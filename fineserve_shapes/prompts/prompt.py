@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import orjson
+
+from fineserve_shapes.workload.seeds import Purpose, sequence
 
 Form = Literal["token_ids", "text", "chat"]
 
@@ -66,7 +67,7 @@ class Identity:
     """Request indexes -> numbers that stand for them, for one seed."""
 
     def __init__(self, seed: int) -> None:
-        self._salts: list[int] = np.random.SeedSequence([seed, 0]).generate_state(4).tolist()
+        self._salts: list[int] = sequence(seed, Purpose.TOKENS).generate_state(4).tolist()
 
     def of(self, index: int) -> tuple[int, int]:
         """Two 32-bit numbers, each a bijection of the index (modulo 2**32): one to spell, one to pick a place by."""

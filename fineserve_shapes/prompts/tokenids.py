@@ -11,6 +11,7 @@ from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.prompts.prompt import MASK, Form, Identity, Prompt, digest
 from fineserve_shapes.prompts.ring import Ring
+from fineserve_shapes.workload.seeds import Purpose, rng
 
 VOCAB_SIZE = 4000
 _FIRST_ID = 1000
@@ -55,7 +56,7 @@ class TokenIds:
         if len(ids) < 16:
             raise InputError(f"prompts of token ids need at least 16 ordinary ids in the vocabulary, got {len(ids)}")
         if rows is None:
-            rows = np.random.default_rng([seed, 2]).choice(ids, size=(_RING_IDS, 1)).tolist()
+            rows = rng(seed, Purpose.SHARED_TOKENS).choice(ids, size=(_RING_IDS, 1)).tolist()
         pieces = [b"%d," % token for row in rows for token in row]
         starts = np.concatenate(([0], np.cumsum([len(row) for row in rows])))[:-1]
         self._ring = Ring(pieces, np.ones(len(pieces), dtype=np.int64), starts)

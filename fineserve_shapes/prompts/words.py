@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fineserve_shapes.workload.seeds import Purpose, rng
+
 # Short and common on purpose: most tokenizers know each of them as one token, which keeps a prompt's unique head short.
 WORDS = tuple(
     """
@@ -31,12 +33,12 @@ def sentences(seed: int, words: int) -> list[str]:
 
     They mean nothing. What matters is that they tokenise as ordinary prose does.
     """
-    rng = np.random.default_rng([seed, 1])
+    drawing = rng(seed, Purpose.WORDS)
     weight = np.arange(1.0, len(WORDS) + 1) ** -0.7
     rows: list[str] = []
     while words > 0:
-        length = int(rng.integers(5, 16))
-        picked = [WORDS[rank] for rank in rng.choice(len(WORDS), size=length, p=weight / weight.sum())]
+        length = int(drawing.integers(5, 16))
+        picked = [WORDS[rank] for rank in drawing.choice(len(WORDS), size=length, p=weight / weight.sum())]
         rows.append(" ".join(picked).capitalize() + ".")
         words -= length
     return rows

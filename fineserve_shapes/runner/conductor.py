@@ -32,6 +32,7 @@ from fineserve_shapes.runner.exits import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INVA
 from fineserve_shapes.runner.observers import Observers
 from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.runner.progressline import ProgressLine, progress_of
+from fineserve_shapes.runner.step import Step
 from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
@@ -84,23 +85,45 @@ class Conductor:
         """Nothing is known any more of the run before."""
         self.summary = self._finishing = None
 
-    def planned(self, plan: Plan, streams: tuple[Stream, ...], values: Values) -> Planned:
+    @property
+    def enough(self) -> bool:
+        """Whether the run that goes on has found out what it was made for."""
+        run, planned = self._master.run, self._current
+        if run is None or planned is None or run.now_s < 0:
+            return False
+        try:
+            return planned.step.enough(run)
+        except Exception:  # Locust would go on with the test for ever
+            logger.exception("%s.enough failed", type(planned.step).__name__)
+            self._environment.process_exit_code = EXIT_FAILED
+            return True
+
+    def planned(self, plan: Plan | Step, streams: tuple[Stream, ...], values: Values) -> Planned:
         """A run with this plan of these streams, up to the run time. Raises InputError for options that no run can have."""
+        step = plan if isinstance(plan, Step) else Step(plan)
+        plan = step.plan
+        before = self._current if step.follows else None
         parsed = self._environment.parsed_options
         run_time_s = float(parsed.run_time) if getattr(parsed, "run_time", None) else None
         asked = settings(values, run_time_s, streams)
         if asked.request_log is not None:
             asked = replace(asked, request_log=self._names.free(asked.request_log))
-        output_file = values.file("--output-file")
-        if output_file is not None and not appends(output_file):
-            output_file = self._names.free(output_file)
-        report_file, junit = values.file("--report"), values.file("--junit")
-        options_of_run = self._observers.prepare(asked, report_file and self._names.free(report_file))
+        if step.warmup_s is not None:
+            asked = replace(asked, warmup_s=step.warmup_s)
+        output_file, report_file, junit = (values.file(flag) for flag in ("--output-file", "--report", "--junit"))
+        if before is not None:
+            output_file, report_file, junit = before.output_file, self._observers.report_file, before.junit
+        else:
+            if output_file is not None and not appends(output_file):
+                output_file = self._names.free(output_file)
+            report_file, junit = report_file and self._names.free(report_file), junit and self._names.free(junit)
+        options_of_run = self._observers.prepare(asked, report_file)
         if run_time_s is not None:
             plan = plan.between(0.0, run_time_s)
         if plan.requests is None and run_time_s is None:
             logger.info("the plan is read while it runs: how many requests it has is known at its end")
         return Planned(
+            step,
             plan,
             streams,
             values,
@@ -108,17 +131,20 @@ class Conductor:
             drain_timeout_s(values),
             output_file,
             [self._names.free(path) for path in table_files(parsed.csv_prefix)],
-            thresholds(values, options_of_run),
-            junit and self._names.free(junit),
+            thresholds(values, options_of_run, step.extra),
+            junit,
         )
 
     def begin(self, planned: Planned) -> None:
         """Start a run. Raises InputError where it cannot be."""
         self.forget()
         plan = planned.plan
-        run = Run(plan, plan.requests, planned.settings, local=isinstance(self._environment.runner, LocalRunner))
+        # what a step has not sent when it has seen enough was not asked for
+        requests = None if planned.step.probe else plan.requests
+        run = Run(plan, requests, planned.settings, local=isinstance(self._environment.runner, LocalRunner))
         try:
-            self._observers.begin(run, plan, planned.values, self._about())
+            planned.step.begin(run)
+            self._observers.begin(run, planned, self._about())
         except InputError:
             if run.log is not None:
                 run.log.close(b"{}")  # it has been opened
@@ -150,6 +176,14 @@ class Conductor:
         if self.summary is not None:
             print_summary(self.summary, sys.stderr if self._environment.parsed_options.json else sys.stdout)
 
+    def print_step(self) -> None:
+        """What is said of a run that another one follows."""
+        line = None if self._current is None else self._current.step.line()
+        if line is None:
+            self.print_summary()
+        else:
+            print(line, file=sys.stderr if self._environment.parsed_options.json else sys.stdout, flush=True)
+
     def _finish(self, run: Run, planned: Planned) -> None:
         deserted = not self._master.connected
         self._master.drain(planned.drain_timeout_s)
@@ -166,13 +200,15 @@ class Conductor:
         self.summary = summary = self._conclude(run, planned)
         self._set_exit_code(run, planned, summary, deserted=deserted)
         if self._environment.web_ui is not None:
-            self.print_summary()
+            (self.print_summary if planned.step.final else self.print_step)()
         self._observers.report(run, summary)
 
     def _conclude(self, run: Run, planned: Planned) -> dict[str, Any]:
         """The summary, in all the files that want it."""
         summary = summary_of(run, planned.plan, planned.values, self._about())
-        checked(summary, planned.thresholds, planned.junit and named(planned.junit, run.id))
+        planned.step.conclude(run, summary)
+        checks = planned.thresholds if planned.step.final else []
+        checked(summary, checks, planned.junit and named(planned.junit, run.id))
         self._observers.finish(summary)
         if run.log is not None:
             run.log.close(orjson.dumps(summary))
@@ -192,7 +228,7 @@ class Conductor:
             return
         if run.book.ledger["unknown"] or (deserted and run.book.ledger["unsent"]):
             environment.process_exit_code = EXIT_FAILED
-        elif failed(run.book.ledger) and environment.process_exit_code is None:
+        elif failed(run.book.ledger) and environment.process_exit_code is None and not planned.step.probe:
             # by the ledger: a worker's statistics may have been lost on their way to Locust's
             environment.process_exit_code = environment.parsed_options.exit_code_on_error
         if any(not check["passed"] for check in summary["checks"]):
@@ -201,5 +237,5 @@ class Conductor:
             logger.warning(
                 "the load asked for is not the load delivered: %s", "; ".join(summary["fidelity"]["reasons"])
             )
-            if planned.values.switch("--fail-if-invalid"):
+            if planned.values.switch("--fail-if-invalid") and planned.step.final:
                 environment.process_exit_code = EXIT_INVALID

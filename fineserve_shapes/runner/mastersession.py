@@ -31,6 +31,7 @@ from fineserve_shapes.runner.mailbox import Mailbox
 from fineserve_shapes.runner.observers import Observers
 from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.runner.standin import StandIn
+from fineserve_shapes.runner.step import Step
 from fineserve_shapes.runner.workersession import WorkerSession
 from fineserve_shapes.streams import Stream, publish
 from fineserve_shapes.values import Values
@@ -58,7 +59,7 @@ class MasterSession:
         self._quitting = self._stopping = False
         self._ended = False  # there is no other run in this test
         self._planned: Planned | None = None  # the first run of the next test
-        self._runs: Generator[Plan, dict[str, Any], None] | None = None  # those that follow
+        self._runs: Generator[Plan | Step, dict[str, Any], None] | None = None  # those that follow
         self._streams: tuple[Stream, ...] = ()  # of all runs of the test
         self._turning: gevent.Greenlet | None = None  # from one run to the next
         self.error: InputError | None = None  # why the last start failed
@@ -115,7 +116,7 @@ class MasterSession:
         if not self._interrupted and not self._ended:
             if self._turning is None or self._turning.ready():
                 run = self.master.run
-                if run is None or not run.over:
+                if run is None or not (run.over or self._conductor.enough):
                     return False
                 self._turning = gevent.spawn(self._turn)  # not here: Locust kills the shape's greenlet when it stops
             self._turning.join()
@@ -176,7 +177,7 @@ class MasterSession:
             planned = self._conductor.planned(plan, self._streams, values)
             if not self._stopping:
                 if self._environment.web_ui is None:
-                    self._conductor.print_summary()  # of the run that has ended; that of the last one comes at the end
+                    self._conductor.print_step()  # that has ended; the summary of the last one comes at the end
                 self._conductor.begin(planned)
                 self._ended = False
         except StopIteration:

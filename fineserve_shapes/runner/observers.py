@@ -21,12 +21,12 @@ from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.runner import startform
 from fineserve_shapes.runner.conclusion import About, common_facts
+from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.values import Values
 from fineserve_shapes.webui import pages
 from fineserve_shapes.webui.endpoint import Endpoint
 from fineserve_shapes.webui.feed import Feed
 from fineserve_shapes.webui.prometheus import RunCollector
-from fineserve_shapes.workload.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +58,16 @@ class Observers:
         self._scratch = tempfile.TemporaryDirectory(prefix="fineserve-")
         return dataclasses.replace(settings, request_log=Path(self._scratch.name) / "{run}.parquet")
 
-    def begin(self, run: Run, plan: Plan, values: Values, about: About) -> None:
+    def begin(self, run: Run, planned: Planned, about: About) -> None:
         """A run begins."""
 
         def now() -> dict[str, Any]:
             facts = common_facts(run)
             error = None if run.failure is None else str(run.failure)
-            known = dataclasses.asdict(about)
-            return {**known, "model": facts.get("model"), "requests": plan.requests, "error": error}
+            known = dataclasses.asdict(about) | planned.step.shown()
+            return {**known, "model": facts.get("model"), "requests": planned.plan.requests, "error": error}
 
-        scrape = server_scrape(values, about.host, run)
+        scrape = server_scrape(planned.values, about.host, run)
         self.feed.begin(run, now, scrape)
         if scrape is not None:
             scrape.start()
@@ -120,8 +120,10 @@ def server_scrape(values: Values, host: str | None, run: Run) -> ServerScrape | 
     if asked == "off" or (asked == "auto" and (host is None or values.text("--backend") != "vllm")):
         return None
     if asked == "auto":
-        assert host is not None
-        target = Target(host)
+        hosts = options.hosts(host)
+        if len(hosts) != 1:
+            return None
+        target = Target(hosts[0])
         path = Endpoints(target, values.text("--endpoint")).page("/metrics")
     else:
         target = Target(asked, "--scrape-server-metrics takes auto, off or a URL")

@@ -14,6 +14,7 @@ from fineserve_shapes.options import Option
 SHOWN = (
     "--mix",
     "--model",
+    "--workload",
     "--request-trace-csv",
     "--timestamp-unit",
     "--model-class",
@@ -27,6 +28,11 @@ SHOWN = (
     "--duration",
     "--num-prompts",
     "--slo",
+    "--slo-share",
+    "--start-scale",
+    "--step-requests",
+    "--settle",
+    "--scales",
     "--max-concurrency",
     "--request-log",
     "--report",
@@ -35,14 +41,9 @@ SHOWN = (
 """What the short form has of our options, in its order; host and run time, which are Locust's own, stand before them."""
 
 _TABLES = (
-    options.TRACE,
-    options.POISSON,
-    options.PARAMETRIC,
-    options.MIX,
-    options.SERVER,
-    options.PROMPTS,
+    options.TRACE, options.POISSON, options.PARAMETRIC, options.MIX, options.CAPACITY, options.SERVER, options.PROMPTS,
     options.RUN,
-)
+)  # fmt: skip
 HIDDEN = frozenset(option.dest for table in _TABLES for option in table if option.flag not in SHOWN)
 """The fields that the short form leaves out: ours alone, since those that a locustfile adds are there to be seen."""
 

@@ -247,6 +247,7 @@ class Answer:
         """The line of the ground-truth log."""
         return {
             "request_id": self.request_id,
+            "model": self.request.name,
             "received_s": self.received_s,
             "prompt_tokens": self.request.prompt_tokens,
             "max_tokens": self.request.max_tokens,

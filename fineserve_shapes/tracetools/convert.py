@@ -20,6 +20,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.tracetools.progress import counted
 from fineserve_shapes.tracetools.writing import trace_writer
 from fineserve_shapes.workload.prefixblocks import PrefixBlocks
+from fineserve_shapes.workload.seeds import Purpose, rng
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.columns import taken
 from fineserve_shapes.workload.traces.forms import PREFIX_COLUMN, find_columns, find_prefixes
@@ -223,12 +224,12 @@ def _sliced(runs: Iterator[Rows], per_second: float, options: TraceOptions, tall
 
 
 def _scaled(slices: Iterator[Rows], scaling: Scaling, seed: int) -> Iterator[Rows]:
-    rng = np.random.default_rng([seed, 6])
+    picking = rng(seed, Purpose.KEPT_REQUESTS)
     left = scaling.num_prompts
     for rows in slices:
         found = replace(rows, time_s=rows.time_s / scaling.time_scale)
         if scaling.keep_fraction < 1:
-            found = taken(found, rng.random(len(found)) < scaling.keep_fraction)
+            found = taken(found, picking.random(len(found)) < scaling.keep_fraction)
         if left is not None:
             found = taken(found, slice(left))
             left -= len(found)

@@ -18,6 +18,7 @@ from fineserve_shapes.tracetools.inspection import Inspector, figure
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.bursts import NBParameters, fit_nb, split_bursts, write_nb
 from fineserve_shapes.workload.gammafit import GammaFit, fit_windows, time_resolution_s
+from fineserve_shapes.workload.seeds import Purpose, rng
 from fineserve_shapes.workload.windows import write_windows
 
 LENGTHS_WRITTEN = 200_000  # pairs, drawn at random from a longer trace
@@ -134,7 +135,7 @@ def fit(
         _, sizes = split_bursts(head.due_s, burst_within_s)
         bursty = resolution_s <= BURST_RESOLUTION_S and float(sizes.mean()) >= LEAST_BURST
         fitted_to = "bursts" if bursty or burst_within_s > 0 else "requests"
-    inspector, pairs = Inspector(), Pairs(np.random.default_rng([seed, 7]))
+    inspector, pairs = Inspector(), Pairs(rng(seed, Purpose.PAIRS_OF_LENGTHS))
     bursts = BurstCounts(burst_within_s)
 
     def times() -> Iterator[FloatArray]:

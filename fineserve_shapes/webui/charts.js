@@ -73,6 +73,51 @@ const FineserveCharts = (() => {
     return charts;
   }
 
+  /* The curve of a search or a sweep, by the rate: [] before its first step. capacity: as the summary has it.
+     The answer, its interval and the knee are marked in each chart. */
+  function curve(capacity, dark) {
+    const MAIN = dark ? SKY : BLUE;
+    const steps = capacity ? capacity.steps.filter((step) => step.rate_rps !== null && step.verdict === "valid") : [];
+    if (!steps.length) return [];
+    steps.sort((a, b) => a.rate_rps - b.rate_rps);
+    const at = steps.map((step) => step.rate_rps), of = (name) => steps.map((step) => step[name]);
+    const points = (title, name, colour, dash, more) => line(title, at, of(name), colour, dash, { mode: "lines+markers", ...more });
+    const across = (title, limit) => line(title, [at[0], at[at.length - 1]], [limit, limit], GREY, "dashdot", { mode: "lines" });
+    const limits = capacity.slo || {};
+    const latency = (name, title) => ({
+      id: `curve-${name}`, title, unit: "ms", traces: [
+        points("p50", `median_${name}_ms`, MAIN, "solid"), points("p99", `p99_${name}_ms`, RED, "dot"),
+        points("p99 at most", `p99_${name}_bound_ms`, ORANGE, "dash"),
+        ...(limits[`${name}_ms`] ? [across("SLO", limits[`${name}_ms`])] : []),
+      ],
+    });
+    const charts = [
+      latency("ttft", "Time to first token against the rate"), latency("tpot", "Time per output token against the rate"),
+      { id: "curve-goodput", title: "Goodput and tokens against the rate", unit: "good requests/s", second: "output tokens/s",
+        traces: [
+          ...(capacity.slo ? [points("goodput", "goodput_rps", MAIN, "solid"), points("at least", "goodput_low_rps", MAIN, "dot"),
+            points("at most", "goodput_high_rps", MAIN, "dash")] : []),
+          points("tokens", "output_throughput", ORANGE, "solid", { yaxis: "y2" }),
+          points("tokens at least", "output_throughput_low", ORANGE, "dot", { yaxis: "y2" }),
+          points("tokens at most", "output_throughput_high", ORANGE, "dash", { yaxis: "y2" }),
+        ] },
+    ];
+    for (const chart of charts) {
+      chart.x = "requests/s";
+      chart.hovermode = "closest";
+      chart.traces = chart.traces.filter((trace) => trace.y.some((value) => value !== null));
+      const top = Math.max(1e-9, ...chart.traces.filter((trace) => !trace.yaxis).flatMap((trace) => trace.y));
+      const upright = (title, rate, colour, dash) => line(title, [rate, rate], [0, top], colour, dash, { mode: "lines" });
+      if (capacity.rate_rps !== null) chart.traces.push(upright("capacity", capacity.rate_rps, GREEN, "solid"));
+      if (capacity.knee_rps !== null) chart.traces.push(upright("knee", capacity.knee_rps, PINK, "dashdot"));
+      if (capacity.low_rps !== null && capacity.high_rps !== null) {
+        chart.shapes = [{ type: "rect", xref: "x", yref: "paper", x0: capacity.low_rps, x1: capacity.high_rps, y0: 0, y1: 1,
+          fillcolor: GREEN, opacity: 0.15, line: { width: 0 }, layer: "below" }];
+      }
+    }
+    return charts;
+  }
+
   /* A counter of the server per second; null where it began anew. */
   function growth(server, name) {
     return server[name].map((value, i) => {
@@ -97,7 +142,7 @@ const FineserveCharts = (() => {
       hoverlabel: { bgcolor: look.paper, bordercolor: look.grid, font: { color: look.text }, namelength: -1 },
       hovermode: chart.hovermode || "x unified", dragmode: look.touch ? false : "zoom", uirevision: look.revision || "as it is",
       modebar: { bgcolor: "rgba(0,0,0,0)", color: look.text, activecolor: BLUE },
-      showlegend: chart.legend !== false, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      shapes: chart.shapes || [], showlegend: chart.legend !== false, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       xaxis: { ...axis, title: { text: plain(chart.x || look.x || ""), standoff: 6 }, type: chart.xtype || "linear",
         ...(look.range ? { range: look.range, autorange: false, uirevision: look.ranged } : {}), ...(chart.xaxis || {}) },
       yaxis: { ...axis, title: { text: plain(chart.unit), standoff: 6 }, ...upwards(chart, false), fixedrange: true,
@@ -132,5 +177,5 @@ const FineserveCharts = (() => {
     };
   }
 
-  return { overTime, draw, lookOf, timeUnit, plain, line, RUNS, DASHES };
+  return { overTime, curve, draw, lookOf, timeUnit, plain, line, RUNS, DASHES };
 })();

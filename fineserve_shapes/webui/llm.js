@@ -35,7 +35,7 @@
   const parts = {
     title: make("h2", {}, "LLM"), about: make("p"), notice: make("p", { class: "notice", role: "status" }),
     tiles: make("dl", { class: "tiles", "aria-label": "Figures of the moment" }),
-    reasons: make("p", { class: "notice" }), charts: make("div", { class: "charts" }),
+    reasons: make("p", { class: "notice" }), curve: make("div", { class: "charts" }), charts: make("div", { class: "charts" }),
     table: make("div", { class: "scroll", role: "region", "aria-label": "Latencies", tabindex: "0" }),
     workers: make("div", { class: "scroll", role: "region", "aria-label": "Processes", tabindex: "0" }),
     errors: make("div", { class: "scroll", role: "region", "aria-label": "Errors", tabindex: "0" }),
@@ -54,7 +54,7 @@
   const box = make("section", { id: "fineserve", role: "tabpanel", "aria-label": "LLM", hidden: "" },
     make("div", { class: "head" }, make("div", {}, parts.title, parts.about),
       make("div", { class: "tools" }, parts.streams, parts.window)),
-    parts.notice, parts.tiles, parts.reasons, parts.charts, parts.table, parts.workers, parts.errors);
+    parts.notice, parts.tiles, parts.reasons, parts.curve, parts.charts, parts.table, parts.workers, parts.errors);
 
   // numbers
 
@@ -146,6 +146,7 @@
     words.push(`${whole(ledger.done)} of ${whole(about.requests ?? ledger.planned)} requests done, ${whole(ledger.failed)} failed`);
     for (const outcome of ["cancelled", "unsent", "unknown"]) if (ledger[outcome]) words.push(`${whole(ledger[outcome])} ${outcome}`);
     if (server && server.status !== "ok") words.push(`no metrics of the server: ${server.status}`);
+    if (about.capacity) words.push(`step ${about.capacity.steps.length + (about.done ? 0 : 1)} at scale ${number(about.scale)}`);
     if (about.error) words.push(about.error);
     parts.about.textContent = words.join(" · ");
     const wanted = ["total", ...Object.keys(known.told.table.streams)];
@@ -260,6 +261,7 @@
     if (!shown() || !known.told) return;
     await loadPlotly();
     if (!shown()) return;
+    await drawCurve();
     const { axis, columns } = settled();
     if (!columns) {
       parts.charts.replaceChildren();
@@ -275,7 +277,7 @@
     const charts = FineserveCharts.overTime(axis, live(axis, columns), server, known.told.fidelity.limits, unit, look.dark);
     const wanted = new Set(charts.map((chart) => chart.id));
     for (const figure of [...parts.charts.children]) if (!wanted.has(figure.dataset.chart)) figure.remove();
-    const plots = charts.map(figureOf);  // all of them first: the page's columns must stand before anything is measured
+    const plots = charts.map((chart) => figureOf(chart, parts.charts));  // all of them first: the page's columns must stand before anything is measured
     for (const [place, chart] of charts.entries()) {
       const plot = plots[place];
       if (!shown() || !plot.isConnected) return;  // Plotly cannot measure what is not there
@@ -288,11 +290,19 @@
     drawn = look.dark ? "dark" : "light";
   }
 
-  function figureOf(chart) {
-    const there = parts.charts.querySelector(`[data-chart="${chart.id}"] .plot`);
+  /* Of a search or a sweep, as far as it has come: its axis is the rate, so no zoom is shared with it. */
+  async function drawCurve() {
+    const look = lookNow(), charts = FineserveCharts.curve(known.told.about.capacity, look.dark);
+    if (!charts.length) parts.curve.replaceChildren();
+    const plots = charts.map((chart) => figureOf(chart, parts.curve));
+    for (const [place, chart] of charts.entries()) if (plots[place].isConnected) await FineserveCharts.draw(plots[place], chart, look);
+  }
+
+  function figureOf(chart, holder) {
+    const there = holder.querySelector(`[data-chart="${chart.id}"] .plot`);
     if (there) return there;
     const plot = make("div", { class: "plot" });
-    parts.charts.append(make("figure", { "data-chart": chart.id, role: "group", "aria-label": `${chart.title}, ${chart.unit}` },
+    holder.append(make("figure", { "data-chart": chart.id, role: "group", "aria-label": `${chart.title}, ${chart.unit}` },
       make("h3", {}, chart.title), plot));
     return plot;
   }

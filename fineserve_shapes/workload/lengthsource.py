@@ -14,6 +14,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.dataset import Entry, read_entries
 from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
+from fineserve_shapes.workload.seeds import Purpose, rng
 from fineserve_shapes.workload.traces.cleaning import Cleaner
 from fineserve_shapes.workload.traces.forms import TraceColumns, find_length_columns
 from fineserve_shapes.workload.traces.survey import RowTally
@@ -179,14 +180,14 @@ def read_pairs(path: Path, options: TraceOptions, seed: int = 0) -> LengthSource
     timeless = TraceColumns("", *names)  # a column of zeros stands in for the timestamps
     cleaner = Cleaner(file, timeless, options)
     tally = RowTally()
-    rng = np.random.default_rng([seed, 4])
+    drawing = rng(seed, Purpose.SAMPLE_OF_LENGTHS)
     keys: FloatArray = np.empty(0)
     inputs = outputs = np.empty(0, dtype=np.int32)
     for chunk in file.chunks(Wanted(names, tuple(options.filters), date_times=False), CHUNK_ROWS):
         chunk.numbers[""] = np.zeros(chunk.rows)
         rows = cleaner.clean(chunk, tally)
         tally.kept += len(rows)
-        keys = np.concatenate([keys, rng.random(len(rows))])
+        keys = np.concatenate([keys, drawing.random(len(rows))])
         inputs = np.concatenate([inputs, rows.input_tokens.astype(np.int32)])
         outputs = np.concatenate([outputs, rows.output_tokens.astype(np.int32)])
         if len(keys) > PAIRS_HELD:
@@ -273,7 +274,7 @@ def _dataset_pairs(path: Path, options: LengthOptions, count: Callable[[str], in
         entries = with_output
     read = len(entries)
     if read > ENTRIES_COUNTED:
-        picked = np.random.default_rng([options.seed, 5]).choice(read, ENTRIES_COUNTED, replace=False)
+        picked = rng(options.seed, Purpose.SAMPLE_OF_TEXTS).choice(read, ENTRIES_COUNTED, replace=False)
         entries = [entries[row] for row in np.sort(picked).tolist()]
     tokens = count or (lambda text: len(text.split()))
     inputs = np.array([max(tokens(entry.text), 1) for entry in entries], dtype=np.int64)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.block import Block, split
+from fineserve_shapes.workload.seeds import Purpose, rng
 
 FINGERPRINT_ROWS = 4096
 MEASURED_ROWS = 2_000_000  # a pass over so many rows is worth knowing the plan's size for
@@ -25,7 +26,8 @@ Details = Mapping[str, Any]
 class Plan:
     """An iterable of blocks in time order; each iteration starts anew and gives the same rows.
 
-    Blocks have 1 to `BLOCK_ROWS` rows; `index` counts from 0 without gaps, whatever the source put there.
+    Blocks have 1 to `BLOCK_ROWS` rows; `index` counts from 0 (see `numbered_from`) without gaps, whatever the source put
+    there.
 
     Parameters
     ----------
@@ -58,15 +60,17 @@ class Plan:
         self._countable = sized
         self._counted = False
         self._fingerprint: str | None = None
+        self._first = 0
 
     def __iter__(self) -> Iterator[Block]:
         requests, span_s = 0, 0.0
         for block in self._source():
             for piece in split(block):
-                index = np.arange(requests, requests + len(piece), dtype=np.int64)
+                index = self._first + np.arange(requests, requests + len(piece), dtype=np.int64)
                 requests += len(piece)
                 span_s = float(piece.due_s[-1])
-                yield replace(piece, index=index)
+                position = None if piece.position is None else piece.position + self._first
+                yield replace(piece, index=index, position=position)
         self._size = requests, span_s
 
     def faster(self, factor: float) -> Plan:
@@ -89,9 +93,9 @@ class Plan:
             raise InputError(f"the fraction to keep must be above 0 and at most 1, got {keep} (--keep-fraction)")
 
         def source() -> Iterator[Block]:
-            rng = np.random.default_rng([seed, 6])  # a stream of its own: others are seeded alike
+            keeping = rng(seed, Purpose.KEPT_REQUESTS)
             for block in self._source():
-                yield block.take(rng.random(len(block)) < keep)
+                yield block.take(keeping.random(len(block)) < keep)
 
         return self._derived(source, {"thinned": [float(keep), seed]})
 
@@ -124,6 +128,13 @@ class Plan:
                     return
 
         return self._derived(source, {"limited": requests}, cut=True)
+
+    def numbered_from(self, first: int) -> Plan:
+        """The same rows at the same times, with numbers from there on, and so with other prompts: a server that keeps
+        those of the run before has not seen these."""
+        plan = self._derived(self._source, {"numbered_from": first})
+        plan._size, plan._first = self._size, first
+        return plan
 
     @property
     def fingerprint(self) -> str:
@@ -195,4 +206,5 @@ class Plan:
             details=self._details,
         )
         plan._countable = self._countable or cut
+        plan._first = self._first
         return plan

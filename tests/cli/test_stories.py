@@ -8,10 +8,12 @@ from typing import NoReturn
 import pytest
 
 from fineserve_shapes.cli import main
-from fineserve_shapes.options import MIX, PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
+from fineserve_shapes.options import CAPACITY, MIX, PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
 from fineserve_shapes.shipped import STORIES, locustfile
 
-READ: dict[str, tuple[Option, ...]] = {"replay": TRACE, "poisson": POISSON, "parametric": PARAMETRIC, "mix": MIX}
+READ: dict[str, tuple[Option, ...]] = {
+    "replay": TRACE, "poisson": POISSON, "parametric": PARAMETRIC, "mix": MIX, "capacity": CAPACITY,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("story", STORIES)

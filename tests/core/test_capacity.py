@@ -14,7 +14,9 @@ from benchmarks.workloads import queue_root
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.capacity import TOLERANCE, Capacity, Search
 from fineserve_shapes.measure.decision import LOOKS, STEP_ERROR, Decision, Seen, Verdict, decide, spent
+from fineserve_shapes.measure.knee import knee
 from fineserve_shapes.measure.saturation import growth
+from fineserve_shapes.measure.sweep import Sweep
 
 HOLDS, FAILS, UNDECIDED, INVALID = (
     Decision(one, "") for one in (Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED, Verdict.INVALID)
@@ -83,6 +85,66 @@ def test_an_invalid_step_that_comes_right_costs_one_step():
     for decision in (INVALID, HOLDS, INVALID, FAILS):
         search.take(decision)
     assert search.next_scale == pytest.approx(math.sqrt(2))
+
+
+def test_a_search_goes_first_to_where_the_answer_likely_is():
+    """Steps that stay undecided are taken by the share that they met; bounds come after."""
+    search = Search(0.9)
+    for decision, following in (
+        (Decision(Verdict.UNDECIDED, "", 0.97), 2.0),
+        (Decision(Verdict.FAILS, "", 0.5), math.sqrt(2)),
+        (Decision(Verdict.UNDECIDED, "", 0.8), 2**0.25),
+        (Decision(Verdict.UNDECIDED, "", 0.95), 2**0.375),
+    ):
+        search.take(decision)
+        assert search.next_scale == pytest.approx(following)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "expected"),
+    [
+        ((HOLDS, HOLDS), Capacity(2.0, None, 2.0, "range", 2)),
+        ((FAILS, FAILS), Capacity(None, 0.5, None, "range", 2)),
+        ((HOLDS, FAILS), Capacity(1.0, 2.0, math.sqrt(2), "server", 2)),
+        ((INVALID, HOLDS), Capacity(1.0, None, 1.0, "range", 2)),
+    ],
+)
+def test_a_search_that_may_take_no_more_steps_says_what_it_knows(decisions: tuple[Decision, ...], expected: Capacity):
+    search = Search(0.9, most_steps=2)
+    for decision in decisions:
+        search.take(decision)
+    assert search.next_scale is None
+    assert search.capacity == expected
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=8), st.floats(0.1, 10))
+def test_a_sweep_tries_every_scale_once_in_order(scales: list[float], capacity: float):
+    found, tried = searched(Sweep(0.9, scales), capacity)
+    assert tried == sorted(set(scales))
+    assert found.low == max((scale for scale in scales if scale <= capacity), default=None)
+    assert found.high == min((scale for scale in scales if scale > capacity), default=None)
+    assert found.limited_by == ("range" if None in (found.low, found.high) else "server")
+
+
+def test_a_sweep_in_which_a_lower_scale_failed_is_bounded_by_that():
+    sweep = Sweep(0.9, [1, 2, 3, 4])
+    for decision in (HOLDS, FAILS, HOLDS, UNDECIDED):
+        sweep.take(decision)
+    assert (sweep.capacity.low, sweep.capacity.high) == (1, 2)
+
+
+def test_a_sweep_without_a_scale_is_refused():
+    with pytest.raises(InputError, match="at least one scale"):
+        Sweep(0.9, [])
+
+
+def test_the_knee_is_where_a_curve_leaves_the_straight_line():
+    """Of -log(1 - load) it is where the slope 1 / (1 - load) is that of the line."""
+    load = np.linspace(0.1, 0.95, 18)
+    assert knee(load, 1 / (1 - load)) == pytest.approx(1 - 0.85 / math.log(0.9 / 0.05), abs=0.03)
+    assert knee(load, np.exp(load)) is None
+    assert knee(load[:3], 1 / (1 - load[:3])) is None
+    assert knee(load, np.ones(18)) is None
 
 
 @pytest.mark.parametrize("arguments", [(0.9, 0.0), (0.9, 2.0, 3.0), (0.9, 1.0, 0.5, math.inf), (0.9, math.nan)])

@@ -19,7 +19,7 @@ GROUND = ("errors", "machine", "filenames", "shipped", "text", "arrays", "timerf
 ROOMS: dict[str, tuple[str, ...]] = {
     "cli": ("stories", "options", "tracetools", "htmlreport", "simulator", "runner"),
     "stories": ("options",),
-    "shapes": ("users", "runner", "planning", "commandline", "options", "streams", "values", "workload"),
+    "shapes": ("users", "runner", "planning", "commandline", "options", "streams", "values", "measure", "workload"),
     "runner": ("users", "webui", "htmlreport", "engine", "client", "leases", "workload", "protocol", "measure",
                "commandline", "options", "streams", "values", "simulator"),
     "users": ("options", "streams", "values", "client", "prompts", "protocol", "measure"),

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from fineserve_shapes import commandline
-from fineserve_shapes.options import PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
+from fineserve_shapes.options import CAPACITY, PARAMETRIC, POISSON, PROMPTS, RUN, SERVER, TRACE, Option
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,7 +55,7 @@ def test_no_abbreviation_is_taken(words: list[str]):
     assert complaint(*words).startswith(f"unknown argument {words[0].partition('=')[0]}: did you mean --time")
 
 
-OPTIONS = [option for table in (TRACE, POISSON, PARAMETRIC, SERVER, PROMPTS, RUN) for option in table]
+OPTIONS = [option for table in (TRACE, POISSON, PARAMETRIC, CAPACITY, SERVER, PROMPTS, RUN) for option in table]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flag)

@@ -61,6 +61,18 @@ def test_blocks_are_numbered_from_0_and_iteration_starts_anew(due_s, rows):
         assert whole.due_s.tolist() == due_s
 
 
+@given(DUES, st.integers(0, 10**9), st.integers(1, 30))
+def test_a_plan_may_be_numbered_from_elsewhere_and_keeps_its_rows(due_s, first, limit):
+    """So do those that are made of it: the next run's prompts are other ones."""
+    plan = plan_of(due_s)
+    numbered = plan.numbered_from(first)
+    assert read(numbered).index.tolist() == list(range(first, first + len(due_s)))
+    assert read(numbered).due_s.tolist() == due_s
+    assert (numbered.requests, numbered.span_s) == (plan.requests, plan.span_s)
+    part = read(numbered.faster(2.0).limited(limit))
+    assert part.index.tolist() == list(range(first, first + min(limit, len(due_s))))
+
+
 def test_blocks_have_at_most_4096_rows_whatever_the_source_gives():
     plan = plan_of(list(range(10_000)), rows=10_000)
     assert [len(b) for b in plan] == [BLOCK_ROWS, BLOCK_ROWS, 10_000 - 2 * BLOCK_ROWS]
