@@ -26,7 +26,7 @@ demo: $(READY)  ## install, replay half a minute of a sample trace against the e
 test: $(READY)  ## install, and run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-thorough: $(READY)  ## the tests with all examples of their laws, which is four times what `test` takes of them
+thorough: $(READY)  ## the tests with all examples of their laws, four times as many as `test` takes
 	THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)  ## check style, types and format
