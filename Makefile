@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs format bench coverage soak fuzz clean
+.PHONY: help demo test thorough lint docs format bench coverage soak fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: $(READY)  ## install, replay half a minute of a sample trace against the e
 
 test: $(READY)  ## install, and run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+thorough: $(READY)  ## the tests with all examples of their laws, four times as many as `test` takes
+	THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)  ## check style, types and format
 	$(BIN)/ruff check

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 BEGIN_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
+FORKED_TIMEOUT_S = 10.0
 
 
 class MasterSession:
@@ -81,7 +82,7 @@ class MasterSession:
         try:
             self._observers = Observers(environment.web_ui, environment.parsed_options)
         except InputError as error:
-            _exit_with(error)
+            self._exit_with(error)
         if environment.web_ui is not None:
             self._wrap_swarm(environment.web_ui)
         self._signals = on_signals(self._on_signal)
@@ -100,7 +101,7 @@ class MasterSession:
             try:  # now, before workers connect and anything starts
                 self._planned = self._first()
             except InputError as error:
-                _exit_with(error)
+                self._exit_with(error)
 
     # for the shape
 
@@ -205,6 +206,24 @@ class MasterSession:
         self._environment.process_exit_code = EXIT_BAD_INPUT
         logging.getLogger("locust.stats_logger").disabled = True
 
+    def _exit_with(self, error: InputError) -> NoReturn:
+        """Nothing can start."""
+        if self._environment.parsed_options.processes:
+            self._send_forked_home(self._environment.parsed_options.processes)
+        _tell(error)
+        sys.exit(EXIT_BAD_INPUT)
+
+    def _send_forked_home(self, forked: int) -> None:
+        """Locust forgets the workers that it has forked where no test begins: they would wait a minute for their master."""
+        heard: set[str] = set()  # a worker that is told before its first heartbeat would never end
+        self._environment.events.heartbeat_sent.add_listener(lambda client_id, **_: heard.add(client_id))
+        until_s = time.perf_counter() + FORKED_TIMEOUT_S
+        while len(heard) < forked and time.perf_counter() < until_s:
+            gevent.sleep(0.02)
+        self._runner.send_message("quit")
+        while self._runner.clients and time.perf_counter() < until_s:  # they say goodbye
+            gevent.sleep(0.02)
+
     def _wrap_swarm(self, web_ui: Any) -> None:
         """Show why a start failed beside the form, rather than claim that it succeeded."""
         swarm = web_ui.app.view_functions["locust.swarm"]
@@ -287,11 +306,6 @@ def _is_loopback(host: str) -> bool:
 
 def _tell(error: InputError) -> None:
     sys.stderr.write(f"locust: error: {error}\n")
-
-
-def _exit_with(error: InputError) -> NoReturn:
-    _tell(error)
-    sys.exit(EXIT_BAD_INPUT)
 
 
 def bind(environment: Any, shape: PlanShape) -> MasterSession | None:

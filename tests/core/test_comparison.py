@@ -57,15 +57,15 @@ def test_of_too_few_requests_there_is_no_interval():
     ("before", "after"), [(autoregressive(0.0), autoregressive(0.5)), (queue(0.6), queue(0.5))], ids=["alone", "bursts"]
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(before: Workload, after: Workload):
-    """Of 30 at 95 %, 6 and more miss in 1 of 300 (seeded)."""
+    """Of 20 at 95 %, 5 and more miss in 1 of 390 (seeded)."""
     rng = np.random.default_rng(3)
     missed = dict.fromkeys(("median_ttft_ms", "p90_ttft_ms", "p99_ttft_ms"), 0)
     truth = {
         name: 1e3 * (after.quantile(q) - before.quantile(q)) for name, q in zip(missed, (0.5, 0.9, 0.99), strict=True)
     }
-    for _ in range(30):
+    for _ in range(20):
         found = by_name(compare(rows_of(*before.draw(rng, 4_000)), rows_of(*after.draw(rng, 4_000))))
         for name, one in found.items():
             if name in truth:
                 missed[name] += not one.low <= truth[name] <= one.high
-    assert max(missed.values()) <= 5
+    assert max(missed.values()) <= 4

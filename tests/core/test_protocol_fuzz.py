@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from fuzzing import check, sources
+from thorough import examples
 
-CASES = 4000
+CASES = examples(4000)
 
 
 def test_no_bytes_bring_the_parsers_down_or_make_them_keep_much() -> None:

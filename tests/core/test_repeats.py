@@ -11,6 +11,7 @@ import pytest
 from captures import WIRE, exchanges
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from thorough import examples
 from twins import plain_reader, state
 
 from fineserve_shapes.protocol.answer import AnswerReader
@@ -124,7 +125,7 @@ def streams(draw: st.DrawFn) -> bytes:
     return body + draw(st.sampled_from([b"", DONE, DONE + body[:200]]))
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     streams(),
     st.lists(st.integers(0, 4000), max_size=8),

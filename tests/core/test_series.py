@@ -265,7 +265,7 @@ def test_three_days_take_the_memory_of_an_hour(capsys: pytest.CaptureFixture[str
     figures: dict[float, Any] = {}
     for hours in (1.0, 72.0):
         started_s = time.process_time()
-        series = fed(hours)
+        series = fed(hours, rate_rps=0.5, every_s=600)
         figures[hours] = series.nbytes, len(series.as_dict()["start_s"]), time.process_time() - started_s
     with capsys.disabled():
         for hours, (held, slots, cpu_s) in figures.items():

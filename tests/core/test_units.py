@@ -261,7 +261,7 @@ def test_a_flag_that_speaks_against_times_since_1970_is_warned_of(write, unit):
     assert warnings == (() if unit == "ms" else (expected,))
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 700, 5000])
+@pytest.mark.parametrize("chunk_rows", [7, 700, 5000])
 def test_seconds_that_have_requests_are_counted_whatever_the_chunks(write, chunk_rows):
     """3,600 requests in three seconds and one after 20 minutes: 3/s in the mean, 900 in a second that has any. With
     another 800 in the third second it is 1,100."""

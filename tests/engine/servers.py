@@ -268,7 +268,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def settled(condition: Callable[[], bool], within_s: float = 2.0) -> bool:
+def settled(condition: Callable[[], bool], within_s: float = 10.0) -> bool:
     """Whether it comes true in time."""
     until_s = time.perf_counter() + within_s
     while not condition():

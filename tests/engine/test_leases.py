@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thorough import examples
 
 from fineserve_shapes.leases.book import LeaseBook
 from fineserve_shapes.leases.holder import LeaseHolder
@@ -102,7 +103,7 @@ class World:
             self.step()
 
 
-hostile = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hostile = settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**32)
 
 

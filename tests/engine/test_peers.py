@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thorough import examples
 
 from fineserve_shapes.engine import master
 from fineserve_shapes.engine.master import Master
@@ -39,7 +40,7 @@ JUNK = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(FIELDS | LETTERS | st.integers(), inner, max_size=8),
     max_leaves=12,
 )
-some = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture,
+some = settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture,
                                                                          HealthCheck.too_slow])  # fmt: skip
 
 
@@ -199,7 +200,7 @@ def worker() -> Iterator[Worker]:
     worker.stop()
 
 
-@settings(some, max_examples=200)
+@settings(some, max_examples=examples(200))
 @given(data=JUNK.filter(lambda data: not (isinstance(data, dict) and isinstance(data.get("timeout_s"), float))))
 def test_a_worker_survives_any_junk(worker: Worker, data: Any) -> None:
     mailbox = Mailbox()

@@ -6,6 +6,7 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 
 from fineserve_shapes.leases.slots import LOST_S, Limit, Load, Slots
 
@@ -33,7 +34,7 @@ class Worker:
         return Load(self.word.number, self.in_flight, self.waiting)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 5), st.sampled_from([0.0, 0.2, 0.6]), st.booleans())
 def test_never_more_than_the_total_are_in_flight(
     seed: int, total: int, count: int, trouble: float, deaths: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -15,6 +15,7 @@ import pytest
 
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.engine import spool
+from fineserve_shapes.engine.loopdelay import EVERY_S
 from fineserve_shapes.engine.worker import Worker
 from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.lease import Lease, Row
@@ -91,6 +92,28 @@ class Wire:
     def reports(self) -> list[Any]:
         return [messages.unpack_report(data) for kind, data in self.sent if kind == messages.REPORT]
 
+    @property
+    def done(self) -> int:
+        """How many requests have been reported."""
+        return sum(len(batch.done) for report in self.reports() for batch in report.batches)
+
+    def taken(self, number: int | None = None) -> None:
+        """The master has all that was reported."""
+        self.lease([], batches=sum(len(report.batches) for report in self.reports()), number=number)
+
+    def delays_s(self) -> FloatArray:
+        """How late the loop was, by all reports."""
+        found = [messages.unpack_delays(data) for kind, data in self.sent if kind == messages.REPORT]
+        return np.concatenate([np.empty(0), *found])
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for it: how long that takes is the machine's affair."""
+    end_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end_s
+        gevent.sleep(0.01)
+
 
 ROWS = [Row(0.0, number, 7, 3, 0, number) for number in range(3)]
 
@@ -102,20 +125,33 @@ def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fineserve_shapes.engine.worker.gc", SimpleNamespace(collect=int, freeze=int, unfreeze=int))
 
 
+@pytest.fixture
+def wired() -> Iterator[Callable[..., Wire]]:
+    """Makes wires whose workers end with the test, however that ends."""
+    made: list[Wire] = []
+
+    def wired(*, logged: bool) -> Wire:
+        made.append(Wire(logged=logged))
+        return made[-1]
+
+    yield wired
+    for wire in made:
+        wire.worker.stop()
+
+
 @pytest.mark.parametrize("taken", ["nothing", "a part", "all, and then it fell silent"])
-def test_a_master_that_is_gone_leaves_all_records_with_the_worker(tmp_path: Path, taken: str):
+def test_a_master_that_is_gone_leaves_all_records_with_the_worker(
+    tmp_path: Path, wired: Callable[..., Wire], taken: str
+):
     """Also those that it had taken: what it has on its disk is not known here."""
-    wire = Wire(logged=True)
+    wire = wired(logged=True)
     wire.lease(ROWS[:2])
-    gevent.sleep(0.5)
-    if taken != "nothing":
-        wire.lease(ROWS[2:], batches=sum(len(report.batches) for report in wire.reports()), number=1)
-    else:
-        wire.lease(ROWS[2:], number=1)
-    gevent.sleep(0.5)
+    until(lambda: wire.done == 2)
+    batches = sum(len(report.batches) for report in wire.reports()) if taken != "nothing" else 0
+    wire.lease(ROWS[2:], batches=batches, number=1)
+    until(lambda: wire.done == 3)
     if taken.startswith("all"):
-        wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
-        gevent.sleep(0.3)
+        wire.taken()
     wire.worker.stop()  # as when Locust gives the master up
     rows = [json.loads(line) for line in (tmp_path / "fineserve-abc-here.jsonl").read_text().splitlines()]
     assert sorted((row["request_id"], row["outcome"], row["error"]) for row in rows) == [
@@ -124,16 +160,16 @@ def test_a_master_that_is_gone_leaves_all_records_with_the_worker(tmp_path: Path
     assert sorted(len(row["token_times_s"]) for row in rows) == [0, 3, 3]
 
 
-def test_a_worker_that_leaves_waits_for_the_masters_last_word(tmp_path: Path):
-    wire = Wire(logged=True)
+def test_a_worker_that_leaves_waits_for_the_masters_last_word(tmp_path: Path, wired: Callable[..., Wire]):
+    wire = wired(logged=True)
     wire.lease(ROWS)
-    gevent.sleep(0.1)
+    until(lambda: len(wire.performer.seen) == 3)
     leaving = gevent.spawn(wire.worker.leave, 1.0)
-    gevent.sleep(0.3)
+    until(lambda: wire.done == 3)
+    gevent.sleep(0.1)
     assert not leaving.ready()
-    wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
-    leaving.join(1.0)
-    assert leaving.ready()
+    wire.taken()
+    until(leaving.ready)
     wire.worker.stop()
     assert list(tmp_path.iterdir()) == []
 
@@ -147,61 +183,59 @@ def full(**_: object) -> IO[bytes]:
 
 
 @pytest.mark.parametrize("disk", [refused, full])
-def test_a_disk_that_fails_ends_the_spool_and_not_the_run(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, disk: Callable[..., IO[bytes]]
+def test_a_disk_that_fails_ends_the_spool_and_loses_no_report(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wired: Callable[..., Wire],
+    disk: Callable[..., IO[bytes]],
 ):
     monkeypatch.setattr(spool.tempfile, "TemporaryFile", disk)
-    wire = Wire(logged=True)
+    wire = wired(logged=True)
     wire.lease(ROWS)
-    gevent.sleep(0.5)
+    until(lambda: wire.done == 3)
     wire.worker.stop()
     assert caplog.text.count("cannot be kept on disk") == 1
 
 
-def test_a_worker_that_was_asked_for_nothing_leaves_nothing(tmp_path: Path):
-    wire = Wire(logged=True)
+def test_a_worker_that_was_asked_for_nothing_leaves_nothing(tmp_path: Path, wired: Callable[..., Wire]):
+    wire = wired(logged=True)
     wire.lease([])
-    gevent.sleep(0.3)
+    until(wire.reports)
     wire.worker.stop()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failing_spool_loses_no_report(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(spool.tempfile, "TemporaryFile", full)
-    wire = Wire(logged=True)
-    wire.lease(ROWS)
-    gevent.sleep(0.5)
-    assert sum(len(batch.done) for report in wire.reports() for batch in report.batches) == 3
-    wire.worker.stop()
-
-
 @pytest.mark.parametrize("logged", [True, False])
-def test_nothing_is_left_where_all_is_confirmed_or_no_log_is_wanted(tmp_path: Path, logged: bool):
-    wire = Wire(logged=logged)
+def test_nothing_is_left_where_all_is_confirmed_or_no_log_is_wanted(
+    tmp_path: Path, wired: Callable[..., Wire], logged: bool
+):
+    wire = wired(logged=logged)
     wire.lease(ROWS)
-    gevent.sleep(0.5)
+    until(lambda: wire.done == 3)
     if logged:
-        wire.lease([], batches=sum(len(report.batches) for report in wire.reports()), number=None)
+        wire.taken()
         wire.worker.on_end({"run": "abc"})
     wire.worker.stop()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_report_tells_what_left_what_is_in_flight_and_how_late_the_loop_is():
-    wire = Wire(logged=False)
+def test_a_report_tells_what_left_what_is_in_flight_and_how_late_the_loop_is(wired: Callable[..., Wire]):
+    """The waits between wakings and the delays of these make up the time, as far as it has been reported."""
+    begun_s = time.perf_counter()
+    wire = wired(logged=False)
     wire.performer.seen.append(0)
-    gevent.sleep(0.5)
+    until(lambda: len(wire.delays_s()) >= 4)
     wire.worker.stop()
     data = [data for kind, data in wire.sent if kind == messages.REPORT][-1]
     assert messages.unpack_counts(data, "in_flight") == {}
     assert messages.unpack_counts(data, "tokens_come") == {0: 3}
-    delays_s = np.concatenate([messages.unpack_delays(data) for kind, data in wire.sent if kind == messages.REPORT])
-    assert 5 <= len(delays_s) <= 10
+    delays_s = wire.delays_s()
     assert delays_s.min() >= 0
+    assert (EVERY_S + delays_s).sum() <= time.perf_counter() - begun_s
 
 
-def test_the_warm_up_is_sent_before_the_run_and_reported():
-    wire = Wire(logged=False)
+def test_the_warm_up_is_sent_before_the_run_and_reported(wired: Callable[..., Wire]):
+    wire = wired(logged=False)
     wire.worker.on_warm_up({"run": "next", "rows": messages.pack_rows(ROWS), "timeout_s": 5.0})
     wire.worker.stop()
     assert sorted(wire.performer.warmed) == ["next-w0", "next-w1", "next-w2"]

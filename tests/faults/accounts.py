@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nursery import LocustProcess
 from runs import Cluster, Finished, cluster, outcomes, write_trace
 
 from fineserve_shapes.simulator.process import SimulatorProcess
@@ -29,14 +29,14 @@ class Scene:
     folder: Path
     requests: int
     trace: Path
-    processes: list[subprocess.Popen[str]]
+    processes: list[LocustProcess]
 
     @property
-    def master(self) -> subprocess.Popen[str]:
+    def master(self) -> LocustProcess:
         return self.processes[0]
 
     @property
-    def workers(self) -> list[subprocess.Popen[str]]:
+    def workers(self) -> list[LocustProcess]:
         return self.processes[1:]
 
     def launch(self, workers: int, *arguments: object, processes: bool = False) -> None:
@@ -44,7 +44,7 @@ class Scene:
         given = ("--headless", "--only-summary", "--host", self.simulator.url, "--request-trace-csv", self.trace,
                  "--output-file", self.folder / "out.json", *arguments)  # fmt: skip
         if processes:
-            self.processes = [self.locust.start("--processes", workers, *given, start_new_session=True)]
+            self.processes = [self.locust.start("--processes", workers, *given)]
         else:
             master = self.locust.master("--expect-workers", workers, *given)
             self.processes = [master, *(self.locust.worker() for _ in range(workers))]

@@ -11,11 +11,14 @@ from runs import REPLAY, summary_of
 
 SKEWED = """
 import os
+import sys
 import time
 
 if skew_s := float(os.environ.get("TEST_SKEW_S", 0)):
     true_s, drift, zero_s = time.perf_counter, float(os.environ["TEST_DRIFT"]), time.perf_counter()
     time.perf_counter = lambda: true_s() + skew_s + drift * (true_s() - zero_s)
+    for name in [name for name in sys.modules if name.startswith("fineserve_shapes")]:
+        del sys.modules[name]  # who was imported before has the true clock
 
     from fineserve_shapes.timerfd import TimerFd
 

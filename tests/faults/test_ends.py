@@ -11,7 +11,7 @@ from typing import Any
 
 from accounts import account, scene
 
-SLOW: dict[str, Any] = {"seconds": 30, "output_tokens": 150}  # answers of 1.5 s
+SLOW: dict[str, Any] = {"seconds": 30, "ttft_ms": 300, "itl_ms": 300}  # answers of 1.5 s of few tokens
 
 
 def test_an_interrupt_drains(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_an_interrupt_drains(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_cancels_what_is_in_flight(tmp_path: Path) -> None:
-    endless: dict[str, Any] = {"seconds": 30, "output_tokens": 5000}  # answers of 50 s
+    endless: dict[str, Any] = {"seconds": 30, "itl_ms": 12_000}  # answers of 50 s
     with scene(tmp_path / "term", **endless) as one, scene(tmp_path / "group", **endless) as group:
         one.launch(2, "--drain-timeout", 100)
         group.launch(2, "--drain-timeout", 100, processes=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from nursery import LocustProcess
 
 ROOT = Path(__file__).parents[2]
 REPLAY = ROOT / "locustfiles" / "replay.py"
@@ -34,55 +34,55 @@ class Cluster:
     port: int
     folder: Path
     environment: dict[str, str]
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    processes: list[LocustProcess] = field(default_factory=list)
 
     def start(
         self,
         *arguments: object,
         file: Path | str = REPLAY,
-        start_new_session: bool = False,
         environment: dict[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
-        """Start one Locust process; its output goes to a file of its own."""
+    ) -> LocustProcess:
+        """Start one Locust process; its output goes to a file of its own. With --processes it leads a group of its own, as
+        it does at a terminal, and does not share Locust's one port with tests that run beside this one."""
+        forks = "--processes" in arguments
+        if forks:
+            arguments += ("--master-bind-port", self.port, "--master-port", self.port)
         number = len(self.processes)
-        output = (self.folder / f"locust{number}.log").open("w")
+        log = self.folder / f"locust{number}.log"
+        log.touch()
         scratch = self.folder / f"scratch{number}"  # where Locust puts the master's locustfile, by its bare name
         scratch.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "locust", "-f", str(file), *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.folder,  # not the checkout: nothing may depend on where Locust is started
-            env=self.environment | {"TMPDIR": str(scratch)} | (environment or {}),
-            start_new_session=start_new_session,
+        process = LocustProcess(
+            ["-f", str(file), *map(str, arguments)],
+            output=log,
+            folder=self.folder,  # not the checkout: nothing may depend on where Locust is started
+            environment=self.environment | {"TMPDIR": str(scratch)} | (environment or {}),
+            own_session=forks,
         )
-        output.close()
         self.processes.append(process)
         return process
 
-    def master(self, *arguments: object, file: Path | str = REPLAY) -> subprocess.Popen[str]:
+    def master(self, *arguments: object, file: Path | str = REPLAY) -> LocustProcess:
         """Start a master on this cluster's port."""
         return self.start(
             "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", self.port, *arguments, file=file
         )
 
-    def worker(self, *arguments: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def worker(self, *arguments: object, environment: dict[str, str] | None = None) -> LocustProcess:
         """Start a worker that gets the locustfile from the master, and has neither the trace nor its path."""
         return self.start("--worker", "--master-host", "127.0.0.1", "--master-port", self.port, *arguments, file="-",
                           environment=environment)  # fmt: skip
 
-    def output(self, process: subprocess.Popen[str]) -> str:
+    def output(self, process: LocustProcess) -> str:
         """What a process has printed so far."""
         return (self.folder / f"locust{self.processes.index(process)}.log").read_text()
 
-    def wait(self, process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> Finished:
+    def wait(self, process: LocustProcess, timeout_s: float = TIMEOUT_S) -> Finished:
         """Wait for a process to end by itself."""
         code = process.wait(timeout_s)
         return Finished(code, self.output(process))
 
-    def await_output(self, process: subprocess.Popen[str], text: str, timeout_s: float = 30.0) -> str:
+    def await_output(self, process: LocustProcess, text: str, timeout_s: float = 60.0) -> str:
         """Wait until a process has printed this text."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
@@ -94,11 +94,10 @@ class Cluster:
         raise AssertionError(f"{text!r} was not printed:\n{self.output(process)}")
 
     def stop(self) -> None:
-        """End what is left."""
+        """End what is left, and what that has forked."""
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
 
 @contextmanager

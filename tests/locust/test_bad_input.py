@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from pages import until
 from runs import cluster, free_port, run_locust, write_trace
 
 from fineserve_shapes.simulator.process import SimulatorProcess
@@ -132,3 +133,13 @@ def test_workers_report_what_they_cannot_reach(tmp_path: Path):
         assert done.code == 2, done.output
         assert "connection refused (--host)" in done.output
         assert locust.wait(worker).code == 0
+
+
+def test_forked_workers_go_with_their_master(tmp_path: Path):
+    """They would wait a minute for it, since Locust forgets them where no test begins."""
+    with cluster(tmp_path) as locust:
+        master = locust.start("--headless", "--processes", 2, "--request-trace-csv", "missing.csv")
+        done = locust.wait(master, 20)
+        assert done.code == 2, done.output
+        assert "missing.csv" in done.output.splitlines()[-1]
+        until(lambda: locust.output(master).count("Shutting down (exit code 0)") == 2, 20)

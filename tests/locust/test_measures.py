@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,7 @@ def test_a_stopped_run_logs_every_planned_row_once(tmp_path: Path):
         )  # fmt: skip
         workers = [locust.worker(), locust.worker()]
         locust.await_output(master, "starts with 2 worker(s)")
-        with pytest.raises(AssertionError):
-            locust.await_output(master, "no such line", timeout_s=4.0)
+        time.sleep(2.5)
         master.send_signal(signal.SIGTERM)
         locust.wait(master)
         for worker in workers:
@@ -170,8 +170,7 @@ def test_a_killed_workers_rows_are_in_the_log_once_and_the_run_is_invalid(tmp_pa
         )  # fmt: skip
         workers = [locust.worker(), locust.worker()]
         locust.await_output(master, "starts with 2 worker(s)")
-        with pytest.raises(AssertionError):
-            locust.await_output(master, "no such line", timeout_s=3.0)
+        time.sleep(2.5)
         workers[0].kill()
         done = locust.wait(master)
     summary = summary_of(out)
@@ -229,7 +228,7 @@ def test_warm_up_requests_come_before_time_0_and_count_nowhere(tmp_path: Path):
 def test_figures_are_a_gate_for_ci(tmp_path: Path):
     """One threshold is kept, one is missed, and so is the SLO: exit code 4, and a case for each in the JUnit file."""
     out, junit = tmp_path / "out.json", tmp_path / "junit.xml"
-    trace = write_trace(tmp_path / "trace.csv", (np.arange(60) / 20).tolist())
+    trace = write_trace(tmp_path / "trace.csv", (np.arange(60) / 60).tolist())
     with SimulatorProcess(ttft_ms=50, itl_ms=1) as simulator:
         done = run_locust(
             tmp_path, "--host", simulator.url, "--request-trace-csv", trace, "--output-file", out, "--junit", junit,
@@ -248,9 +247,8 @@ def test_locusts_tables_stay_away_unless_they_are_asked_for(tmp_path: Path):
     trace = write_trace(tmp_path / "trace.csv", (np.arange(60) / 20).tolist())
     with SimulatorProcess(ttft_ms=5, itl_ms=1) as simulator, cluster(tmp_path) as locust:
         common = ("--headless", "--host", simulator.url, "--request-trace-csv", trace)
-        quiet = locust.wait(locust.start(*common))
-        tables = locust.wait(locust.start(*common, "--print-stats"))
-    heads = [done.output.count("Type     Name") for done in (quiet, tables)]
+        started = [locust.start(*common), locust.start(*common, "--print-stats")]
+        heads = [locust.wait(process).output.count("Type     Name") for process in started]
     assert heads[0] == 2  # the two of the end
     assert heads[1] > 2
 

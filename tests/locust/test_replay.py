@@ -44,14 +44,16 @@ def test_one_process_and_workers_follow_the_same_plan(tmp_path: Path):
     trace = write_trace(tmp_path / "trace.csv", even(200, 100.0))
     single, distributed = tmp_path / "single.json", tmp_path / "distributed.json"
     log = tmp_path / "truth.jsonl"
-    common = ("--request-trace-csv", trace, "--output-file")
-    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator:
-        assert run_locust(tmp_path, "--host", simulator.url, *common, single).code == 0
-    with SimulatorProcess(ttft_ms=20, itl_ms=5, ground_truth=log) as simulator, cluster(tmp_path) as locust:
-        master = locust.master(
-            "--headless", "--only-summary", "--expect-workers", 2, "--host", simulator.url, *common, distributed
-        )
+    common = ("--headless", "--only-summary", "--request-trace-csv", trace, "--output-file")
+    with (
+        SimulatorProcess(ttft_ms=20, itl_ms=5) as other,
+        SimulatorProcess(ttft_ms=20, itl_ms=5, ground_truth=log) as simulator,
+        cluster(tmp_path) as locust,
+    ):
+        alone = locust.start("--host", other.url, *common, single)
+        master = locust.master("--expect-workers", 2, "--host", simulator.url, *common, distributed)
         workers = [locust.worker(), locust.worker()]
+        assert locust.wait(alone).code == 0, locust.output(alone)
         assert locust.wait(master).code == 0, locust.output(master)
         assert [locust.wait(worker).code for worker in workers] == [0, 0]
     one, two = summary_of(single), summary_of(distributed)
@@ -129,7 +131,7 @@ def test_a_run_time_ends_the_run_and_the_plan_with_it(tmp_path: Path):
 
 def test_without_a_host_the_simulator_stands_in_and_the_run_says_so(tmp_path: Path):
     out = tmp_path / "out.json"
-    done = run_locust(tmp_path, "-t", "2s", "--drain-timeout", 0, "--output-file", out)
+    done = run_locust(tmp_path, "-t", "1s", "--drain-timeout", 0, "--output-file", out)
     assert "no --host: the simulator at http://127.0.0.1" in done.output
     assert summary_of(out)["simulator"] is True
     assert "ledger: " in done.output
@@ -178,13 +180,13 @@ def test_chats_and_whole_answers_are_the_same_job(tmp_path: Path):
     file = tmp_path / "chat.py"
     file.write_text(REPLAY.read_text().replace("CompletionUser", "ChatUser"))
     trace = write_trace(tmp_path / "trace.csv", even(20, 40.0))
-    out = tmp_path / "out.json"
-    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator:
-        common = ("--host", simulator.url, "--request-trace-csv", trace, "--output-file", out)
-        assert run_locust(tmp_path, *common, file=file).code == 0
-        streamed = summary_of(out)
-        assert run_locust(tmp_path, *common, "--disable-stream", file=file).code == 0
-        whole = summary_of(out)
+    outs = [tmp_path / "streamed.json", tmp_path / "whole.json"]
+    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator, cluster(tmp_path) as locust:
+        common = ("--headless", "--host", simulator.url, "--request-trace-csv", trace, "--output-file")
+        started = [locust.start(*common, outs[0], file=file),
+                   locust.start(*common, outs[1], "--disable-stream", file=file)]  # fmt: skip
+        assert [locust.wait(process).code for process in started] == [0, 0]
+    streamed, whole = map(summary_of, outs)
     assert outcomes(streamed) == outcomes(whole) == {"ok": 20}
     assert streamed["mean_ttft_ms"] > 15
     assert whole["mean_ttft_ms"] is None
@@ -239,10 +241,21 @@ def test_a_key_comes_from_the_environment_and_is_shown_nowhere(tmp_path: Path, m
     trace = write_trace(tmp_path / "trace.csv", even(5, 40.0))
     out = tmp_path / "out.json"
     monkeypatch.setenv("SIMULATOR_KEY", "sk-very-secret")
-    with SimulatorProcess(ttft_ms=20, itl_ms=5, api_key_env="SIMULATOR_KEY") as simulator:
-        common = ("--host", simulator.url, "--request-trace-csv", trace, "--output-file", out, "-L", "DEBUG")
-        refused = run_locust(tmp_path, *common)
-        done = run_locust(tmp_path, *common, OPENAI_API_KEY="sk-very-secret")
+    with SimulatorProcess(ttft_ms=20, itl_ms=5, api_key_env="SIMULATOR_KEY") as simulator, cluster(tmp_path) as locust:
+        common = (
+            "--headless",
+            "--host",
+            simulator.url,
+            "--request-trace-csv",
+            trace,
+            "--output-file",
+            out,
+            "-L",
+            "DEBUG",
+        )
+        without = locust.start(*common)
+        with_key = locust.start(*common, environment={"OPENAI_API_KEY": "sk-very-secret"})
+        refused, done = locust.wait(without), locust.wait(with_key)
     assert refused.code == 2
     assert "the key is read from OPENAI_API_KEY" in refused.output
     assert done.code == 0, done.output
@@ -277,7 +290,7 @@ def test_the_published_trace_accounts_for_every_row(tmp_path: Path):
     out = tmp_path / "out.json"
     with SimulatorProcess(ttft_ms=5, itl_ms=1, max_model_len=200_000, kv_cache_tokens=400_000) as simulator:
         done = run_locust(tmp_path, "--host", simulator.url, "--request-trace-csv", PUBLISHED, "--time-scale", 60,
-                          "-t", "3s", "--output-file", out)  # fmt: skip
+                          "-t", "1s", "--output-file", out)  # fmt: skip
     assert done.code == 0, done.output
     assert "span 8.0 h" in done.output
     plan = summary_of(out)["plan"]

@@ -62,7 +62,7 @@ def url(certificate: Certificate) -> Iterator[str]:
 @pytest.mark.parametrize("insecure", [False, True])
 def test_every_connection_of_a_run_trusts_alike(tmp_path: Path, certificate: Certificate, url: str, insecure: bool):
     """The list of models, the one real request before the run, the run itself, and the scrape of /metrics."""
-    trace, out = write_trace(tmp_path / "trace.csv", [0.1 * i for i in range(30)]), tmp_path / "out.json"
+    trace, out = write_trace(tmp_path / "trace.csv", [0.05 * i for i in range(30)]), tmp_path / "out.json"
     trust = ["--insecure"] if insecure else ["--ca-file", certificate.path]
     done = run_locust(tmp_path, "--host", url, "--request-trace-csv", trace, "--output-file", out, *trust)
     assert done.code == 0, done.output

@@ -25,7 +25,7 @@ def test_poisson_runs_without_arguments_and_ends_by_itself(tmp_path: Path) -> No
 
 def test_a_parametric_run_lasts_as_long_as_it_is_told_and_sends_what_is_due_by_then(tmp_path: Path) -> None:
     finished = run_locust(
-        tmp_path, "-t", "3s", "--model-class", "Dense_lt10B", "--drain-timeout", 20, *SHORT,
+        tmp_path, "-t", "2s", "--model-class", "Dense_lt10B", "--drain-timeout", 20, *SHORT,
         "--output-file", tmp_path / "s.json", file=PARAMETRIC,
     )  # fmt: skip
     summary = summary_of(tmp_path / "s.json")
@@ -36,15 +36,14 @@ def test_a_parametric_run_lasts_as_long_as_it_is_told_and_sends_what_is_due_by_t
 
 
 def test_workers_share_one_plan_which_is_the_same_as_in_one_process(tmp_path: Path) -> None:
-    given = ("--request-rate", 60, "--num-prompts", 120, *SHORT)
-    run_locust(tmp_path, *given, "--output-file", tmp_path / "alone.json", file=POISSON)
+    given = ("--headless", "--request-rate", 60, "--num-prompts", 120, *SHORT, "--output-file")
     with cluster(tmp_path) as locust:
-        master = locust.master(
-            "--headless", "--expect-workers", 2, *given, "--output-file", tmp_path / "shared.json", file=POISSON
-        )
+        single = locust.start(*given, tmp_path / "alone.json", file=POISSON)
+        master = locust.master("--expect-workers", 2, *given, tmp_path / "shared.json", file=POISSON)
         locust.worker()
         locust.worker()
         finished = locust.wait(master)
+        locust.wait(single)
     alone, shared = summary_of(tmp_path / "alone.json"), summary_of(tmp_path / "shared.json")
     assert outcomes(shared) == {"ok": 120}, finished.output
     assert alone["plan"]["fingerprint"] == shared["plan"]["fingerprint"]

@@ -103,14 +103,17 @@ def test_the_form_has_what_most_runs_need_in_the_order_in_which_one_thinks(tmp_p
         form = form_of(open_page(locust).get("/"))
     assert list(form) == [
         "model", "request_trace_csv", "timestamp_unit", "time_scale", "start_at", "duration", "num_prompts", "slo",
-        "max_concurrency", "request_log", "report", "output_file",
+        "slo_share", "max_concurrency", "request_log", "report", "output_file",
     ]  # fmt: skip
 
 
 def test_the_whole_form_has_every_option_with_help_and_default_and_what_the_last_run_was_started_with(tmp_path: Path):
     trace = write_trace(tmp_path / "trace.csv", [0.0, 0.01])
     out = tmp_path / "out.jsonl"
-    with SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator, cluster(tmp_path) as locust:
+    with (
+        SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator,
+        cluster(tmp_path, OPENAI_API_KEY="sk-very-secret") as locust,
+    ):
         page = open_page(locust, "--form", "all", "--output-file", out)
         shown = page.get("/")
         before = form_of(shown)
@@ -118,7 +121,7 @@ def test_the_whole_form_has_every_option_with_help_and_default_and_what_the_last
         assert next(iter(before)) == "model"
         assert before["timestamp_unit"]["choices"] == list(UNITS)
         assert before["time_scale"]["help_text"] == "above 1 is faster: 60 replays an hour in a minute (default: 1)"
-        assert "OPENAI_API_KEY" not in shown
+        assert "sk-very-secret" not in shown
         changed = {"request_trace_csv": str(trace), "time_scale": "2", "rate_limit_retries": "3", "insecure": True}
         answer = page.swarm(host=simulator.url, **changed | {"insecure": "true"})
         assert answer["success"] is True, answer

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator.batching import BatchEngine, EngineParameters
@@ -74,7 +75,7 @@ parameters = st.builds(
 
 
 @given(loads(), parameters)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_every_sequence_gets_its_tokens_within_the_limits(
     load: list[tuple[float, int, int]], limits: EngineParameters
 ) -> None:
@@ -89,7 +90,7 @@ def test_every_sequence_gets_its_tokens_within_the_limits(
 
 
 @given(loads(), parameters)
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_sequences_are_admitted_first_come_first_served(
     load: list[tuple[float, int, int]], limits: EngineParameters
 ) -> None:
@@ -101,7 +102,7 @@ def test_sequences_are_admitted_first_come_first_served(
 
 
 @given(loads(), parameters, st.integers(0, 100))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_the_same_seed_gives_the_same_schedule(
     load: list[tuple[float, int, int]], limits: EngineParameters, seed: int
 ) -> None:
@@ -110,7 +111,7 @@ def test_the_same_seed_gives_the_same_schedule(
 
 
 @given(loads(), parameters, st.data())
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_an_aborted_sequence_gets_no_further_token_and_frees_its_slots(
     load: list[tuple[float, int, int]], limits: EngineParameters, data: st.DataObject
 ) -> None:
@@ -134,7 +135,7 @@ def test_an_aborted_sequence_gets_no_further_token_and_frees_its_slots(
 
 
 @given(loads(), parameters, st.integers(1, 3), st.integers(0, 3), st.data())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_shared_blocks_change_when_tokens_come_and_not_which(
     load: list[tuple[float, int, int]], limits: EngineParameters, kinds: int, drafts: int, data: st.DataObject
 ) -> None:
@@ -253,7 +254,7 @@ def test_impossible_engines_are_refused(wrong: dict[str, float], message: str) -
 
 
 @given(loads())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 def test_constant_streams_run_on_schedules_of_their_own(load: list[tuple[float, int, int]]) -> None:
     """Token k of a stream is due at arrival + ttft + k * itl exactly, and all come in order of time."""
     run = drive(ConstantEngine(0.1, 0.02), load)
