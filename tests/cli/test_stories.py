@@ -15,7 +15,7 @@ READ: dict[str, tuple[Option, ...]] = {
     "replay": TRACE,
     "poisson": POISSON,
     "parametric": PARAMETRIC,
-    "capacity": CAPACITY,
+    "capacity": (*CAPACITY, *TRACE, *POISSON, *PARAMETRIC),
 }
 
 
