@@ -1,6 +1,7 @@
 """Searches for a capacity that is known, by real processes: how near they come, and what they spend.
 
-`SEEDS=10 python -m benchmarks capacity`. The simulator has so many places, each held for as many steps as an answer has
+`SEEDS=10 python -m benchmarks capacity`; further options of the locustfile stand in FLAGS, such as "--max-lag 50ms" for a
+machine that is busy otherwise. The simulator has so many places, each held for as many steps as an answer has
 tokens; at what rate the SLO is just met follows from that and the arrivals, by the same queue without sockets.
 """
 
@@ -70,6 +71,7 @@ def search(cv: float, seed: int, workers: int) -> dict[str, Any]:
             *("--slo-share", str(SHARE), "--settle", str(SETTLE_S), "--step-requests", str(REQUESTS)),
             *("--seed", str(seed), "--host", server.url, "--output-file", str(out)),
             *(("--processes", str(workers)) if workers else ()),
+            *os.environ.get("FLAGS", "").split(),
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1_800, check=False)
         if not out.exists():

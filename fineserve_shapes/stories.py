@@ -58,9 +58,13 @@ def option_lines(stories: tuple[str, ...]) -> Iterator[str]:
     """The options that these locustfiles read, in groups: each with its help, choices and default."""
     from fineserve_shapes import options
 
-    tables = {"replay": options.TRACE, "poisson": options.POISSON, "parametric": options.PARAMETRIC, "mix": options.MIX,
-              "capacity": options.CAPACITY}  # fmt: skip
-    groups = {f"What is sent, and when: {story}": tables[story] for story in stories}
+    tables = {
+        "replay": options.TRACE, "poisson": options.POISSON, "parametric": options.PARAMETRIC, "mix": options.MIX,
+    }  # fmt: skip
+    searches = "capacity" in stories
+    groups = {f"What is sent, and when: {name}": table for name, table in tables.items() if searches or name in stories}
+    if searches:  # in any of them
+        groups = {"The search: capacity": options.CAPACITY} | groups
     groups |= {"The server": options.SERVER, "Prompts": options.PROMPTS, "The run": options.RUN}
     for title, table in groups.items():
         yield f"{title}\n"

@@ -80,6 +80,7 @@ def render(runs: Sequence[RunData]) -> str:
         throughput=_compared(runs, _throughput),
         fidelity=_compared(runs, _fidelity),
         metrics=figures.METRICS,
+        comparisons=[(label, run.burstiness) for label, run in zip(_labels(runs), runs, strict=True) if run.burstiness],
         capacities=[
             (label, answer_line(found), found["steps"])
             for label, run in zip(_labels(runs), runs, strict=True)

@@ -107,6 +107,13 @@ class RunData:
         return found if whole else None
 
     @property
+    def burstiness(self) -> list[Mapping[str, Any]]:
+        """The runs of several kinds of arrivals of which this was the last: see `ArrivalsStep.figures`."""
+        found = self.summary.get("burstiness")
+        runs = found.get("runs") if isinstance(found, dict) else None
+        return [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
+
+    @property
     def counted(self) -> records.Records:
         """Rows that ended `ok`, the warm-up's left out."""
         found: records.Records = self.rows[(self.rows["outcome"] == OK) & ~self.warm]

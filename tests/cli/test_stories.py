@@ -12,8 +12,12 @@ from fineserve_shapes.options import CAPACITY, MIX, PARAMETRIC, POISSON, PROMPTS
 from fineserve_shapes.shipped import STORIES, locustfile
 
 READ: dict[str, tuple[Option, ...]] = {
-    "replay": TRACE, "poisson": POISSON, "parametric": PARAMETRIC, "mix": MIX, "capacity": CAPACITY,
-}  # fmt: skip
+    "replay": TRACE,
+    "poisson": POISSON,
+    "parametric": PARAMETRIC,
+    "mix": MIX,
+    "capacity": (*CAPACITY, *TRACE, *POISSON, *PARAMETRIC, *MIX),
+}
 
 
 @pytest.mark.parametrize("story", STORIES)

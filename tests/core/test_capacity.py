@@ -53,6 +53,23 @@ def test_what_stays_undecided_bounds_nothing_and_the_search_ends(capacity: float
     assert len(set(tried)) == len(tried)
 
 
+@given(st.floats(0.1, 10), st.floats(1.001, 1.5))
+def test_what_undecided_steps_met_leads_to_the_answer_and_the_bounds_come_after(capacity: float, unsure: float):
+    search, tried = Search(0.9), []
+    while (scale := search.next_scale) is not None:
+        tried.append(scale)
+        near = capacity / unsure < scale < capacity * unsure
+        share = 0.9 + 0.05 * (1 if scale <= capacity else -1)
+        verdict = Verdict.UNDECIDED if near else Verdict.HOLDS if scale <= capacity else Verdict.FAILS
+        search.take(Decision(verdict, "", share, effective=100.0))
+        assert len(tried) < 60
+    assert len(set(tried)) == len(tried)
+    found = search.capacity
+    assert found.low <= capacity <= found.high
+    assert found.estimate == pytest.approx(capacity, rel=TOLERANCE)
+    assert found.high / found.low <= unsure**2 * (1 + TOLERANCE) * (1 + 1e-12)
+
+
 def test_it_doubles_and_then_takes_the_middle():
     _, tried = searched(Search(0.9, 1.0), 3.0)
     assert tried[:4] == [1.0, 2.0, 4.0, pytest.approx(math.sqrt(8))]

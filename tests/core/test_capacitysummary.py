@@ -98,6 +98,12 @@ def test_the_report_has_the_steps_and_the_answer(tmp_path: Path):
     assert 'id="curve-charts"' in page
     assert "alert(1)</script>" not in page
     assert json.dumps(found["rate_rps"]) in page
+    assert 'id="burstiness"' not in page
+    kinds = {"runs": [{"arrivals": "poisson", "goodput_rps": 12.25}, {"arrivals": HOSTILE, "taken_rps": 3.25}]}
+    page = render([RunData.read(log, {"run": "r1", "burstiness": kinds})])
+    assert "12.25" in page
+    assert "3.25" in page
+    assert "alert(1)</script>" not in page
     for other in (None, {}, [], found | {"steps": [{"scale": 1}]}, found | {"steps": 5}):
         page = render([RunData.read(log, {"run": "r1", "capacity": other})])
         assert 'id="curve-charts"' not in page

@@ -220,11 +220,27 @@ def test_a_step_has_fifty_requests_for_each_that_may_miss_by_default():
         ({"slo": "ttft=1s", "warmup_seconds": "3"}, "--settle"),
         ({"slo": "ttft=1s", "rates": "0"}, "--rates"),
         ({"slo": "ttft=1s", "slo_share": "1"}, "--slo-share"),
+        ({"slo": "ttft=1s", "fail_if_slo_missed": "1"}, "--threshold 'capacity.rate_rps>=20'"),
+        ({"scales": "1,x"}, "--scales must be numbers above 0 with commas between them"),
     ],
 )
 def test_what_contradicts_itself_is_refused(options: dict[str, str], flag: str):
     with pytest.raises(InputError, match=flag):
         read(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"step_requests": "100"}, "a step of 100 requests can show nothing: at least 610"),
+        ({"start_scale": "100"}, "between its lowest and its highest scale"),
+        ({"max_steps": "0"}, "--max-steps"),
+        ({"compare_burstiness": "1", "scales": "1", "slo": ""}, "--slo ttft=500ms"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_its_first_step(options: dict[str, str], reason: str):
+    with pytest.raises(InputError, match=reason):
+        next(WithOwn().runs(Values(Namespace(**{"slo": "ttft=1s"} | options))))
 
 
 class Own(PlanShape):
