@@ -16,10 +16,16 @@ from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.runner.conclusion import About
 from fineserve_shapes.runner.conductor import Conductor
 from fineserve_shapes.runner.exits import EXIT_FAILED, EXIT_MISSED
+from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.runner.step import Step
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.plan import Plan
+
+
+def planned(conductor: Conductor, step: Step, asked: Values) -> Planned:
+    return conductor.planned(step, (Stream(values=asked),), asked)
 
 
 class FakeMaster:
@@ -96,7 +102,7 @@ def values(folder: Path, **options: str) -> Values:
 
 def through(conductor: Conductor, step: Step, asked: Values) -> dict[str, Any]:
     """The step's run from its plan to its summary."""
-    conductor.begin(conductor.planned(step, asked))
+    conductor.begin(planned(conductor, step, asked))
     conductor.finish()
     assert conductor.summary is not None
     return conductor.summary
@@ -106,7 +112,7 @@ def test_a_run_can_end_when_its_step_has_seen_enough(conductor: Conductor, tmp_p
     """It is asked while the run goes on, and its words stand in the summary before that is written."""
     assert not conductor.enough
     step = Counted()
-    conductor.begin(conductor.planned(step, values(tmp_path)))
+    conductor.begin(planned(conductor, step, values(tmp_path)))
     assert [conductor.enough, conductor.enough] == [False, True]
     conductor.finish()
     summary = json.loads((tmp_path / "s.json").read_text())
@@ -118,7 +124,7 @@ def test_a_run_can_end_when_its_step_has_seen_enough(conductor: Conductor, tmp_p
 def test_a_step_that_fails_ends_its_run(conductor: Conductor, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     step = Counted()
     step.asked = 2
-    conductor.begin(conductor.planned(step, values(tmp_path)))
+    conductor.begin(planned(conductor, step, values(tmp_path)))
     assert conductor.enough
     assert conductor._environment.process_exit_code == EXIT_FAILED
     assert "Counted.enough failed" in caplog.text
