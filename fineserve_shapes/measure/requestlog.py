@@ -6,6 +6,7 @@ the engine's business.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -27,6 +28,8 @@ from fineserve_shapes.outcome import OUTCOMES
 
 ROW_GROUP_ROWS = 20_000
 ROW_GROUP_BYTES = 2**24
+ROW_GROUP_S = 60.0
+JOINED_TABLES = 64
 
 Columns = dict[str, Any]
 
@@ -188,21 +191,34 @@ class _Form(Protocol):
 
 
 class _Parquet:
-    """Columns in row groups; the file can be read once it is closed."""
+    """Columns in row groups; the file can be read once it is closed.
+
+    What waits for its row group is put together now and then: a table of a few rows takes some 30 kB, whatever is in it.
+    """
 
     def __init__(self, path: Path, schema: Any) -> None:
         self._schema = schema
         self._writer = pa.parquet.ParquetWriter(path, schema, compression="zstd")
-        self._tables: list[Any] = []
+        self._tables: list[Any] = []  # some joined ones, then the newest
+        self._small = 0  # how many of them are not joined
         self._rows = self._bytes = 0
+        self._flushed_s = time.monotonic()
 
     def write(self, columns: Columns) -> None:
         table = _table(columns, self._schema)
         self._tables.append(table)
+        self._small += 1
         self._rows += table.num_rows
         self._bytes += table.nbytes
-        if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
+        if (
+            self._rows >= ROW_GROUP_ROWS
+            or self._bytes >= ROW_GROUP_BYTES
+            or time.monotonic() - self._flushed_s > ROW_GROUP_S
+        ):
             self._flush()
+        elif self._small == JOINED_TABLES:
+            self._tables[-self._small :] = [pa.concat_tables(self._tables[-self._small :]).combine_chunks()]
+            self._small = 0
 
     def close(self, about: bytes) -> None:
         self._flush()
@@ -212,7 +228,8 @@ class _Parquet:
     def _flush(self) -> None:
         if self._tables:
             self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), row_group_size=2 * ROW_GROUP_ROWS)
-            self._tables, self._rows, self._bytes = [], 0, 0
+            self._tables, self._small, self._rows, self._bytes = [], 0, 0, 0
+        self._flushed_s = time.monotonic()
 
 
 class _Csv:

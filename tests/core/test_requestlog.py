@@ -116,6 +116,21 @@ def test_parquet_is_written_in_row_groups_and_keeps_the_run(tmp_path: Path, monk
     assert json.loads(file.metadata.metadata[b"fineserve"]) == {"run": "abc"}
 
 
+def test_many_small_batches_are_joined_on_the_way_and_written_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    log = RequestLog(tmp_path / "log.parquet", "abc")
+    for index in range(300):
+        log.write(measurements([record(index)]), "w")
+    waiting = log._form._tables  # type: ignore[attr-defined]
+    assert len(waiting) < requestlog.JOINED_TABLES + 300 / requestlog.JOINED_TABLES
+    monkeypatch.setattr(requestlog, "ROW_GROUP_S", 0.0)
+    log.write(measurements([record(300)]), "w")
+    assert not log._form._tables  # type: ignore[attr-defined]
+    log.close()
+    assert [row["index"] for row in read(tmp_path / "log.parquet")] == list(range(301))
+
+
 def test_the_runs_name_can_be_in_the_files(tmp_path: Path):
     log = RequestLog(tmp_path / "log-{run}.jsonl", "abc")
     log.close()
