@@ -14,8 +14,10 @@ from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.engine.run import MAX_AHEAD_S, Run
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.beginning import Beginning
 from fineserve_shapes.leases.lease import Row
-from fineserve_shapes.leases.messages import MessageError, by_stream
+from fineserve_shapes.leases.messages import MessageError, Warmed, by_stream
+from fineserve_shapes.leases.standing import Standing
 from fineserve_shapes.machine import machine
 from fineserve_shapes.measure.fidelity import Process
 from fineserve_shapes.measure.overload import Strain
@@ -135,28 +137,20 @@ class Master:
         run = self.run
         if messages.data_field(data, "run", str) != (run and run.id) or run is None:
             return
-        report, in_flight = messages.unpack_report(data), messages.unpack_counts(data, "in_flight")
-        offset_s = messages.data_field(data, "offset_s", float)
-        uncertainty_s = messages.data_field(data, "uncertainty_s", float)
-        delays_s = messages.unpack_delays(data)
-        tokens_come = messages.unpack_counts(data, "tokens_come", messages.TOKENS)
-        reads = messages.unpack_reads(data)
+        report, standing = messages.unpack_report(data), Standing.unpack(data)
         if worker not in run.facts:
             raise MessageError("it reports and has never said hello")
         if report.at_s > run.now_s + MAX_AHEAD_S:
             raise MessageError(f"it is {report.at_s - run.now_s:.0f} s ahead of time")
         process = run.workers.setdefault(worker, Process())
-        process.in_flight = in_flight
-        process.offset_s = offset_s
-        process.tokens_come = tokens_come
-        process.loop_delay.record(delays_s)
-        process.reads.merge(reads)
+        process.in_flight, process.tokens_come = standing.in_flight, standing.tokens_come
+        process.offset_s = standing.offset_s
+        process.loop_delay.record(standing.loop_delays_s)
+        process.reads.merge(standing.reads)
         process.stamped = all(
             of_stream.get("token_times") == "received" for of_stream in by_stream(run.facts[worker]).values()
         )
-        process.uncertainty_s = (
-            uncertainty_s if process.uncertainty_s is None else max(process.uncertainty_s, uncertainty_s)
-        )
+        process.uncertainty_s = max(process.uncertainty_s or 0.0, standing.uncertainty_s)
         for payload in run.book.report(worker, report, run.now_s):
             if payload is not None:
                 try:
@@ -167,8 +161,8 @@ class Master:
 
     def on_warm(self, worker: str, data: Any) -> None:
         """A worker's warm-up requests have ended."""
-        run, said = self.run, messages.unpack_warm(data)
-        if run is not None and said["run"] == run.id and worker in run.facts:
+        run, said = self.run, Warmed.unpack(data)
+        if run is not None and said.run == run.id and worker in run.facts:
             run.warm[worker] = said
 
     def dropped(self) -> None:
@@ -241,7 +235,7 @@ class Master:
                 break
             gevent.sleep(0.02)
         if run.warmed < wanted:
-            errors = [str(said["error"]) for said in run.warm.values() if said.get("error")]
+            errors = [said.error for said in run.warm.values() if said.error]
             logger.warning("%d of %d warm-up requests did not end well%s", wanted - run.warmed, wanted,
                            f": {errors[0][:300]}" if errors else "")  # fmt: skip
         return run.failure is None and not run.stopping
@@ -258,15 +252,10 @@ class Master:
                                " so that requests leave late", name, 1e3 * late_s)  # fmt: skip
 
     def _welcome(self, run: Run, worker: str) -> None:
-        begin = {
-            "run": run.id,
-            "start_s": run.start_s,
-            "warmup_s": run.settings.warmup_s,
-            "logged": int(run.log is not None),
-            "token_times": int(run.settings.token_times),
-            **messages.pack_names(run.names),
-        }
-        self._send(messages.BEGIN, begin, worker)
+        assert run.start_s is not None
+        settings = run.settings
+        begin = Beginning(run.id, run.start_s, settings.warmup_s, run.log is not None, settings.token_times, run.names)
+        self._send(messages.BEGIN, begin.pack(), worker)
         run.book.join(worker, run.now_s)
 
     def _fail(self, run: Run, error: InputError) -> None:

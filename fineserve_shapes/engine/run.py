@@ -18,6 +18,7 @@ from fineserve_shapes.engine.prefetch import prefetched
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.book import LeaseBook
 from fineserve_shapes.leases.lease import SILENCE_S, block_of
+from fineserve_shapes.leases.messages import Warmed
 from fineserve_shapes.leases.slots import Slots
 from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge, of_processes
@@ -92,7 +93,7 @@ class Run:
         self.workers: dict[str, Process] = {}
         self.master = Process()
         self.facts: dict[str, dict[str, Any]] = {}  # what workers said when they were ready
-        self.warm: dict[str, dict[str, Any]] = {}  # what workers said of the warm-up
+        self.warm: dict[str, Warmed] = {}  # what workers said of the warm-up
         self.failure: InputError | None = None
         self.malformed = 0
         self.stopping = False
@@ -110,8 +111,7 @@ class Run:
     @property
     def warmed(self) -> int:
         """How many warm-up requests ended well, by the workers' word."""
-        counts = [said.get("ok") for said in self.warm.values()]
-        return sum(count for count in counts if isinstance(count, int))
+        return sum(said.ok for said in self.warm.values())
 
     @property
     def over(self) -> bool:

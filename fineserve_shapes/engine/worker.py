@@ -14,10 +14,12 @@ from gevent.pool import Pool
 
 from fineserve_shapes.engine.loopdelay import LoopDelay
 from fineserve_shapes.engine.performing import Performer
-from fineserve_shapes.engine.workerrun import Beginning, WorkerRun
+from fineserve_shapes.engine.workerrun import WorkerRun
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.beginning import Beginning
 from fineserve_shapes.leases.clock import ClockEstimate
+from fineserve_shapes.leases.messages import Warmed
 from fineserve_shapes.machine import machine
 from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.protocol.result import Result
@@ -140,8 +142,8 @@ class Worker:
         errors = [result.error or result.outcome for result in results
                   if isinstance(result, Result) and result.outcome != Outcome.OK]  # fmt: skip
         ended = sum(isinstance(result, Result) for result in results)
-        self._send(messages.WARM, {"run": run, "requests": len(sent), "ok": ended - len(errors),
-                                   "error": errors[0] if errors else None})  # fmt: skip
+        warmed = Warmed(run, len(sent), ended - len(errors), errors[0] if errors else None)
+        self._send(messages.WARM, warmed.pack())
 
     def on_lease(self, data: Any) -> None:
         """Rows to send, or a sign of life."""
@@ -208,12 +210,7 @@ class Worker:
 
     def _report(self, run: WorkerRun, payload: dict[str, Any] | None) -> None:
         delays_s = np.empty(0) if self._loop_delay is None else self._loop_delay.take()
-        facts = {
-            "offset_s": self._clock.offset_s,
-            "uncertainty_s": self._clock.uncertainty_s,
-            "loop_delays": delays_s.tobytes(),
-        }
-        self._send(messages.REPORT, run.report(payload, leaving=self._leaving) | facts)
+        self._send(messages.REPORT, run.report(payload, self._clock, delays_s, leaving=self._leaving))
 
     def _drain(self, run: WorkerRun, timeout_s: float) -> None:
         again = run.draining

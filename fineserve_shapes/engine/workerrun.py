@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from gevent.event import Event
@@ -15,44 +14,18 @@ from fineserve_shapes.engine.dispatch import Dispatcher
 from fineserve_shapes.engine.performing import Performer
 from fineserve_shapes.engine.recording import NOT_TOLD, record_of
 from fineserve_shapes.engine.spool import Spool
-from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.beginning import Beginning
+from fineserve_shapes.leases.clock import ClockEstimate
 from fineserve_shapes.leases.holder import LeaseHolder
 from fineserve_shapes.leases.lease import Lease, Row
+from fineserve_shapes.leases.messages import pack_report
+from fineserve_shapes.leases.standing import Standing
 from fineserve_shapes.measure.measurements import Outbox
-from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.records import Records
 from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.text import shorten
 
 GONE_S = 5.0  # a master that has not been heard for so long
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What the master says when a run begins.
-
-    start_s: the run's time 0 on the master's clock. warmup_s, token_times: see `Outbox`. logged: whether the master keeps
-    a request log, so that the worker keeps its records until the master has them. names: of the streams.
-    """
-
-    run: str
-    start_s: float
-    warmup_s: float
-    logged: bool
-    token_times: bool
-    names: Names
-
-    @classmethod
-    def unpack(cls, data: Any) -> Beginning:
-        """The message BEGIN. Raises MessageError."""
-        return cls(
-            messages.data_field(data, "run", str),
-            messages.data_field(data, "start_s", float),
-            messages.data_field(data, "warmup_s", float),
-            bool(messages.data_field(data, "logged", int)),
-            bool(messages.data_field(data, "token_times", int)),
-            messages.unpack_names(data),
-        )
 
 
 class WorkerRun:
@@ -118,8 +91,13 @@ class WorkerRun:
         else:
             self._dispatcher.add(rows)
 
-    def report(self, payload: dict[str, Any] | None, *, leaving: bool) -> dict[str, Any]:
-        """What has come about since the last report, with what was taken of the measurements, packed."""
+    def report(
+        self, payload: dict[str, Any] | None, clock: ClockEstimate, loop_delays_s: FloatArray, *, leaving: bool
+    ) -> dict[str, Any]:
+        """What has come about since the last report, with what was taken of the measurements, packed.
+
+        clock, loop_delays_s: of this process; see `Standing`.
+        """
         report = self.holder.report(
             self.now_s,
             payload,
@@ -131,12 +109,11 @@ class WorkerRun:
             stream: tokens - self._tokens_before.get(stream, 0)
             for stream, tokens in self._performer.tokens_come().items()
         }
-        return messages.pack_report(report) | {
-            "run": self.id,
-            "in_flight": list(self._in_flight.items()),
-            "tokens_come": list(come.items()),
-            "reads": self._performer.take_reads().pack(),
-        }
+        standing = Standing(
+            self.id, self._in_flight, come, clock.offset_s, clock.uncertainty_s, loop_delays_s,
+            self._performer.take_reads(),
+        )  # fmt: skip
+        return pack_report(report) | standing.pack()
 
     def show(self) -> None:
         """Hand on what was reported, to be shown in this process."""

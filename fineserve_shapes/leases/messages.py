@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
 from fineserve_shapes.leases.slots import Limit, Load
 from fineserve_shapes.measure.names import Names
-from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.text import MAX_CHARS, shorten
 
@@ -81,14 +80,28 @@ def _plain(data: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, _PLAIN)}
 
 
-def unpack_warm(data: Any) -> dict[str, Any]:
-    """What a worker says of its warm-up requests."""
-    return {
-        "run": data_field(data, "run", str),
-        "requests": data_field(data, "requests", int),
-        "ok": data_field(data, "ok", int),
-        "error": data_field(data, "error", (str, type(None))),
-    }
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """What a worker says of its warm-up requests: how many it sent, how many ended well, and the first one's error."""
+
+    run: str
+    requests: int
+    ok: int
+    error: str | None
+
+    def pack(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"run": self.run, "requests": self.requests, "ok": self.ok, "error": self.error}
+
+    @classmethod
+    def unpack(cls, data: Any) -> Warmed:
+        """What was packed. Raises MessageError for anything else."""
+        return cls(
+            data_field(data, "run", str),
+            data_field(data, "requests", int),
+            data_field(data, "ok", int),
+            data_field(data, "error", (str, type(None))),
+        )
 
 
 def unpack_lease(data: Any) -> Lease:
@@ -110,7 +123,7 @@ def unpack_lease(data: Any) -> Lease:
 
 def unpack_rows(data: Any) -> list[Row]:
     """The rows in a message's field of that name."""
-    rows = _array(data, "rows", _ROW)
+    rows = unpack_array(data, "rows", _ROW)
     if not np.isfinite(rows["due_s"]).all():
         raise MessageError("a row has no time")
     return [Row(*row) for row in rows.tolist()]
@@ -127,20 +140,6 @@ def unpack_names(data: Any) -> Names:
     if not found or not all(isinstance(name, str) for name in found):
         raise MessageError("the field 'streams' of a message is no list of names")
     return Names(tuple(found), data_field(data, "mixed", bool))
-
-
-def unpack_delays(data: Any) -> FloatArray:
-    """The event loop's delays in a report: finite and not negative beyond rounding, seconds."""
-    delays_s = _array(data, "loop_delays", np.dtype("<f8"))
-    return np.maximum(delays_s[np.isfinite(delays_s)], 0.0)
-
-
-def unpack_reads(data: Any) -> Reads:
-    """How late tokens were read, in a report."""
-    try:
-        return Reads.unpack(data_field(data, "reads", list))
-    except (ValueError, KeyError, TypeError) as error:
-        raise MessageError(f"the field 'reads' of a message cannot be read: {error}") from None
 
 
 def unpack_counts(data: Any, name: str, limit: int = _MANY) -> dict[int, int]:
@@ -207,8 +206,8 @@ def data_field(data: Any, name: str, kinds: type | tuple[type, ...]) -> Any:
 
 
 def _unpack_batch(data: Any) -> Batch:
-    done, outcomes = _array(data, "done", np.dtype("<i8")), _array(data, "outcomes", np.dtype("u1"))
-    dropped, epochs = _array(data, "dropped", np.dtype("<i8")), _array(data, "epochs", np.dtype("<i8"))
+    done, outcomes = unpack_array(data, "done", np.dtype("<i8")), unpack_array(data, "outcomes", np.dtype("u1"))
+    dropped, epochs = unpack_array(data, "dropped", np.dtype("<i8")), unpack_array(data, "epochs", np.dtype("<i8"))
     if len(done) != len(outcomes) or len(dropped) != len(epochs):
         raise MessageError("the columns of a batch differ in length")
     if len(outcomes) and int(outcomes.max()) >= len(OUTCOMES):
@@ -231,7 +230,7 @@ def _pack_prefixes(rows: Sequence[Row]) -> dict[str, bytes] | None:
 
 
 def _unpack_prefixes(data: Any, rows: int) -> list[tuple[int, ...]]:
-    lengths, flat = _array(data, "lengths", np.dtype("<i4")), _array(data, "flat", np.dtype("<i8"))
+    lengths, flat = unpack_array(data, "lengths", np.dtype("<i4")), unpack_array(data, "flat", np.dtype("<i8"))
     if len(lengths) != rows or (rows and int(lengths.min()) < 0) or int(lengths.sum(dtype=np.int64)) != len(flat):
         raise MessageError("the prefixes of a lease do not fit its rows")
     ends = np.cumsum(lengths, dtype=np.int64).tolist()
@@ -250,7 +249,8 @@ def _counts(data: Any, name: str, length: int) -> list[int]:
     return found
 
 
-def _array(data: Any, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def unpack_array(data: Any, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """A field that is an array's bytes."""
     try:
         return np.frombuffer(data_field(data, name, bytes), dtype=dtype)
     except ValueError as error:

@@ -65,8 +65,8 @@ class Process:
     stamped: whether its times of tokens are the kernel's; else they are those at which it came to read.
     """
 
-    in_flight: dict[int, int] = field(default_factory=dict)  # by stream
-    tokens_come: dict[int, int] = field(default_factory=dict)
+    in_flight: Mapping[int, int] = field(default_factory=dict)  # by stream
+    tokens_come: Mapping[int, int] = field(default_factory=dict)
     offset_s: float | None = None
     uncertainty_s: float | None = None
     loop_delay: Histogram = field(default_factory=Histogram)

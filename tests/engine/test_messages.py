@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fineserve_shapes.leases.beginning import Beginning
 from fineserve_shapes.leases.lease import Batch, Lease, Report, Row
-from fineserve_shapes.leases.messages import MessageError, pack_lease, pack_report, unpack_lease, unpack_report
+from fineserve_shapes.leases.messages import MessageError, Warmed, pack_lease, pack_report, unpack_lease, unpack_report
+from fineserve_shapes.leases.standing import Standing
+from fineserve_shapes.measure.names import Names
+from fineserve_shapes.measure.reads import Reads
 
 rows = st.builds(Row, st.floats(0, 1e6), st.integers(0, 2**62), st.integers(1, 2**30), st.integers(1, 2**30),
                  st.integers(0, 100), st.integers(0, 2**62),
@@ -68,3 +72,24 @@ def test_a_batch_that_does_not_fit_is_refused(field: str, value: object, error: 
     packed["batches"][0][field] = value
     with pytest.raises(MessageError, match=error):
         unpack_report(packed)
+
+
+counts = st.dictionaries(st.integers(0, 2**15 - 1), st.integers(0, 2**31 - 1), max_size=4)
+
+
+@given(st.builds(Standing, st.text(), counts, counts, st.floats(-1e6, 1e6), st.floats(0, 1e6),
+                 st.lists(st.floats(0, 1e3), max_size=4).map(np.array), st.just(Reads())))  # fmt: skip
+def test_how_a_worker_is_doing_survives_its_journey(standing: Standing):
+    found = Standing.unpack(standing.pack())
+    assert found.loop_delays_s.tolist() == standing.loop_delays_s.tolist()
+    assert found.reads.as_dict() == standing.reads.as_dict()
+    for name in ("run", "in_flight", "tokens_come", "offset_s", "uncertainty_s"):
+        assert getattr(found, name) == getattr(standing, name)
+
+
+@given(st.builds(Beginning, st.text(), st.floats(-1e6, 1e6), st.floats(0, 1e6), st.booleans(), st.booleans(),
+                 st.builds(Names, st.lists(st.text(), min_size=1, max_size=4).map(tuple), st.booleans())),
+       st.builds(Warmed, st.text(), st.integers(0), st.integers(0), st.none() | st.text()))  # fmt: skip
+def test_the_word_to_begin_and_that_of_the_warm_up_survive_theirs(beginning: Beginning, warmed: Warmed):
+    assert Beginning.unpack(beginning.pack()) == beginning
+    assert Warmed.unpack(warmed.pack()) == warmed

@@ -18,7 +18,10 @@ from fineserve_shapes.engine import spool
 from fineserve_shapes.engine.loopdelay import EVERY_S
 from fineserve_shapes.engine.worker import Worker
 from fineserve_shapes.leases import messages
+from fineserve_shapes.leases.beginning import Beginning
 from fineserve_shapes.leases.lease import Lease, Row
+from fineserve_shapes.leases.standing import Standing
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
 from fineserve_shapes.protocol.result import Result
@@ -79,8 +82,7 @@ class Wire:
         self.worker.start(self.performer)
         now_s = time.perf_counter()
         self.worker.on_pong({"sent_s": now_s, "master_s": now_s, "machine": "another"})
-        begin = {"run": "abc", "start_s": now_s, "warmup_s": 0.0, "logged": int(logged), "token_times": 1,
-                 "streams": ["all"], "mixed": False}  # fmt: skip
+        begin = Beginning("abc", now_s, 0.0, logged, True, Names()).pack()
         self.worker.on_begin(begin)
 
     def lease(self, rows: list[Row], batches: int = 0, number: int | None = 0) -> None:
@@ -103,7 +105,7 @@ class Wire:
 
     def delays_s(self) -> FloatArray:
         """How late the loop was, by all reports."""
-        found = [messages.unpack_delays(data) for kind, data in self.sent if kind == messages.REPORT]
+        found = [Standing.unpack(data).loop_delays_s for kind, data in self.sent if kind == messages.REPORT]
         return np.concatenate([np.empty(0), *found])
 
 
