@@ -153,10 +153,10 @@ class Reactor:
     def _sweep(self) -> None:
         while True:
             gevent.sleep(SWEEP_S)
+            while not (self._epoll.closed or self._ticking) and self._drain():  # connections that are idle may end
+                give_way()
             if self._epoll.closed:  # the end of this greenlet is under way
                 return
-            while not self._ticking and self._drain():  # connections that are idle may end
-                give_way()
             for count, watched in enumerate(list(self._watched), 1):
                 watched.check(self._clock())
                 if count % _CHECKS_PER_TURN == 0:  # ten thousand at once would hold up what is due
