@@ -41,7 +41,8 @@ class RunData:
 
     name: of the run, or else of its file. rows: requests that were sent, in order of sending; warm: which of them the
     warm-up's. ids, errors, workers: of each row. ledger: `planned` and every outcome. tally, fidelity: as the run itself
-    had them. summary: what the run wrote at its end; empty where it is not known.
+    had them. ledgers, fidelities: in a mix, of each stream by its name. summary: what the run wrote at its end; empty where
+    it is not known.
     """
 
     name: str
@@ -54,6 +55,8 @@ class RunData:
     tally: Tally
     fidelity: dict[str, Any]
     summary: Mapping[str, Any]
+    ledgers: dict[str, dict[str, int]]
+    fidelities: dict[str, dict[str, Any]]
 
     @classmethod
     def read(
@@ -87,12 +90,12 @@ class RunData:
         for code in _LOST:
             mine = outcome[~sent] == code
             tally.series.lose(OUTCOMES[code], _column(lost, "stream", 0, np.int64)[mine], lost_due_s[mine])
-        counts = np.bincount(outcome, minlength=len(OUTCOMES)).tolist()
-        ledger = {"planned": len(outcome), **dict(zip(OUTCOMES, counts, strict=True))}
+        ledger = _ledger(outcome)
+        ledgers = {name: _ledger(outcome[numbers == number]) for number, name in enumerate(names.names) if names.mixed}
         return cls(
             str(summary.get("run") or path.stem), rows, warm, _texts(kept, "request_id"), errors,
             [text or None for text in _texts(kept, "worker")], ledger, tally,
-            _fidelity(tally, ledger, summary), summary,
+            _fidelity(tally, ledger, summary), summary, ledgers, _fidelities(tally, ledgers, summary),
         )  # fmt: skip
 
     @property
@@ -173,6 +176,11 @@ def _numbers(table: Any, names: Names) -> npt.NDArray[np.int16]:
     places = pc.index_in(table["stream"].cast(pa.string()), value_set=pa.array(names.names))
     numbers: npt.NDArray[np.int16] = _column(pa.table({"stream": places}), "stream", 0, np.int16)
     return numbers
+
+
+def _ledger(outcome: IntArray) -> dict[str, int]:
+    counts = np.bincount(outcome, minlength=len(OUTCOMES)).tolist()
+    return {"planned": len(outcome), **dict(zip(OUTCOMES, counts, strict=True))}
 
 
 def _texts(table: Any, name: str) -> list[str]:
@@ -271,3 +279,19 @@ def _fidelity(tally: Tally, ledger: Mapping[str, int], summary: Mapping[str, Any
     total = tally.total
     tally.finish(max(total.last_sent_s, 0.0))
     return judge(tally.delivery, total, Accounts(0, ledger["unknown"]), {}, Limits())
+
+
+def _fidelities(
+    tally: Tally, ledgers: Mapping[str, Mapping[str, int]], summary: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Of each stream of a mix."""
+    told = summary.get("streams")
+    found = {}
+    for name in ledgers:
+        of_stream = told.get(name) if isinstance(told, dict) else None
+        known = of_stream.get("fidelity") if isinstance(of_stream, dict) else None
+        if not isinstance(known, dict):
+            part = tally.of(tally.names.number(name))
+            known = judge(part.delivery, part.totals, Accounts(0, ledgers[name]["unknown"]), {}, Limits())
+        found[name] = known
+    return found

@@ -118,7 +118,7 @@ class Conductor:
         plan = planned.plan
         run = Run(plan, plan.requests, planned.settings, local=isinstance(self._environment.runner, LocalRunner))
         try:
-            self._observers.begin(run, plan, planned.values, self._about())
+            self._observers.begin(run, plan, planned.values, planned.streams, self._about())
         except InputError:
             if run.log is not None:
                 run.log.close(b"{}")  # it has been opened
