@@ -55,7 +55,7 @@ const FineserveStreams = ({ make, number, whole, percent }, changed) => {
   }
 
   const table = (all) => make("table", { class: "streams" },
-    make("caption", {}, "Streams, latencies in milliseconds; a ticked one has its lines in the charts"),
+    make("caption", {}, "Streams, latencies in ms: those ticked are drawn"),
     make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "left" }, "Stream"),
       ...COLUMNS.map(([key, title]) => make("th", { scope: "col", class: key === "model" ? "left" : "" }, title)))),
     make("tbody", {}, ...all.map(({ name }, place) => make("tr", { "data-stream": name }, head(name, place - 1),
