@@ -79,6 +79,8 @@ def assert_the_tab_is_what_the_route_says(browser: Browser) -> dict[str, Any]:
             assert float(cells[name].replace(",", "")) == pytest.approx(figures[name], rel=6e-4), (metric, name)
     browser.until(f"return JSON.stringify(({POINTS.removeprefix('return ')}).rate?.sent) === arguments[0]",
                   json.dumps(found["series"]["total"]["sent"], separators=(",", ":")))  # fmt: skip
+    running = found["servers"][0]["series"]["running"]  # whose last sample comes after the end
+    until(lambda: browser.run(POINTS)["in_flight"].get("running at the server") == running)
     drawn, columns = browser.run(POINTS), found["series"]["total"]
     assert set(drawn) == CHARTS
     assert drawn["ttft"]["p99"] == columns["ttft"]["p99_ms"]
@@ -86,7 +88,6 @@ def assert_the_tab_is_what_the_route_says(browser: Browser) -> dict[str, Any]:
     assert drawn["lag"]["p90"] == columns["lag"]["p90_ms"]
     assert drawn["tokens"]["output"] == columns["output_tokens"]
     assert drawn["in_flight"]["in flight"] == columns["in_flight"]
-    assert drawn["in_flight"]["running at the server"] == found["servers"][0]["series"]["running"]
     assert drawn["outcomes"]["ok"] == columns["ok"]
     assert sum(drawn["rate"]["asked"]) == found["ledger"]["planned"]
     return found
