@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import Histogram
+from fineserve_shapes.measure.streamrows import stream_row
 from fineserve_shapes.measure.totals import LATENCIES
 from fineserve_shapes.outcome import OUTCOMES
 
@@ -18,6 +20,8 @@ BINS = 30
 LEAST_PER_BIN = 50
 CDF_POINTS = 300
 SLOWEST = 20
+MAX_STREAMS = 16
+"""So many streams of a mix are drawn, the first ones; the table has all."""
 
 METRICS = {
     "ttft": "TTFT",
@@ -32,18 +36,35 @@ METRICS = {
 
 def drawn(run: RunData) -> dict[str, Any]:
     """All that is drawn of a run."""
-    series = run.tally.series.as_dict()
+    series = run.tally.series.as_dict(streams=run.tally.names.names)
     begin_s, width_s = np.array(series["start_s"], dtype=float), np.array(series["width_s"], dtype=float)
-    series["total"]["in_flight"] = np.round(mean_in_flight(run.rows, begin_s, begin_s + width_s), 3).tolist()
+
+    def in_flight(rows: records.Records) -> list[float]:
+        return _rounded(mean_in_flight(rows, begin_s, begin_s + width_s), 3)
+
+    series["total"]["in_flight"] = in_flight(run.rows)
     rows = run.counted
     at_once = in_flight_at(run.rows, rows["sent_s"])
     prompt, ttft_ms = records.input_tokens(rows), 1e3 * records.ttft_s(rows)
     total = run.tally.total
-    server = run.summary.get("server_metrics")
+    names = run.tally.names
+    streams = []
+    for number, (name, part) in enumerate(list(run.tally.streams.items())[:MAX_STREAMS] if names.mixed else []):
+        mine = run.rows[run.rows["stream"] == number]
+        streams.append(
+            {
+                "name": name,
+                "columns": series["streams"][name] | {"in_flight": in_flight(mine)},
+                "cdf": {metric: cdf(part.totals.latencies[metric]) for metric in OF_STREAMS},
+            }
+        )
     return {
         "axis": {"start_s": series["start_s"], "width_s": series["width_s"]},
         "columns": series["total"],
-        "server": server.get("series") if isinstance(server, dict) else None,
+        "streams": streams,
+        "servers": [
+            {"url": url, "series": figures["series"]} for url, figures in servers(run).items() if figures.get("series")
+        ],
         "limits": run.fidelity.get("limits"),
         "capacity": run.capacity,
         "cdf": {name: cdf(total.lag if name == "lag" else total.latencies[name]) for name in METRICS},
@@ -54,6 +75,47 @@ def drawn(run: RunData) -> dict[str, Any]:
             "e2e_output": against(np.maximum(rows["output_tokens"], 0).astype(float), 1e3 * records.e2e_s(rows)),
         },
     }
+
+
+OF_STREAMS = ("ttft", "tpot", "e2e_latency")
+"""The latencies whose distributions are drawn for each stream of a mix."""
+
+
+def servers(run: RunData) -> dict[str, Mapping[str, Any]]:
+    """What each server said of itself, by the URL of its metrics."""
+    told = run.summary.get("server_metrics")
+    if not isinstance(told, dict):
+        return {}
+    hosts = told.get("hosts")
+    found = hosts if isinstance(hosts, dict) else {str(told.get("url")): told}
+    return {url: figures for url, figures in found.items() if isinstance(figures, dict)}
+
+
+def stream_rows(run: RunData) -> list[dict[str, Any]]:
+    """The table of a mix: all together, then each stream."""
+    names = run.tally.names
+    if not names.mixed:
+        return []
+    table = run.tally.table()
+    told = run.summary.get("streams")
+    told = told if isinstance(told, dict) else {}
+
+    def share(figures: Any) -> float | None:
+        goodput = figures.get("goodput") if isinstance(figures, Mapping) else None
+        return goodput.get("share") if isinstance(goodput, dict) else None
+
+    found = [{"name": "All", **stream_row(table["total"], run.ledger, run.fidelity, share(run.summary))}]
+    for name in names.names:
+        of_stream = told.get(name) if isinstance(told.get(name), dict) else {}
+        row = stream_row(
+            table["streams"][name],
+            run.ledgers[name],
+            run.fidelities[name],
+            share(of_stream),
+            (of_stream or {}).get("model"),
+        )
+        found.append({"name": name, **row})
+    return found
 
 
 def cdf(histogram: Histogram) -> dict[str, list[float]]:

@@ -68,13 +68,15 @@ def render(runs: Sequence[RunData]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = number
+    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.3g} %"
     environment.filters["clipped"] = lambda value, limit=MAX_CHARS: shorten(str(value), limit)
     template = environment.from_string(_ASSETS.joinpath("report.html.jinja").read_text())
     data = {"runs": [figures.drawn(run) | {"label": label} for run, label in zip(runs, _labels(runs), strict=True)]}
     return template.render(
         version=__version__,
         labels=_labels(runs),
-        runs=[_tables(run) for run in runs],
+        runs=[_tables(run) | {"label": label} for run, label in zip(runs, _labels(runs), strict=True)],
+        mixed=any(run.tally.names.mixed for run in runs),
         configuration=_compared(runs, _configuration),
         ledger=_compared(runs, lambda run: run.ledger),
         throughput=_compared(runs, _throughput),
@@ -86,6 +88,7 @@ def render(runs: Sequence[RunData]) -> str:
             for label, run in zip(_labels(runs), runs, strict=True)
             if (found := run.capacity) is not None
         ],
+        drawn_streams=figures.MAX_STREAMS,
         style=_inline(_ASSETS.joinpath("report.css").read_text()),
         plotly=_inline(plotly_js().read_text()),
         charts=_inline(_SHARED.joinpath("charts.js").read_text()),
@@ -154,15 +157,16 @@ def _throughput(run: RunData) -> dict[str, Any]:
             "goodput, share of planned": goodput.get("share"),
             "SLO": limits,
         }
-    server = run.summary.get("server_metrics")
-    if isinstance(server, dict):
+    servers = figures.servers(run)
+    for url, server in servers.items():
+        who = "server" if len(servers) == 1 else f"server {url.removesuffix('/metrics')}"
         for name, title in (("max_running", "most running"), ("max_waiting", "most waiting"),
                             ("max_kv_cache_usage", "most KV cache in use"), ("preemptions", "preemptions"),
                             ("prompt_tokens", "prompt tokens"), ("cached_prompt_tokens", "of them cached"),
                             ("draft_acceptance_rate", "share of draft tokens accepted"),
                             ("mean_acceptance_length", "tokens a step, speculative")):  # fmt: skip
             if name in server:
-                found[f"server: {title}"] = server[name]
+                found[f"{who}: {title}"] = server[name]
     return found
 
 
@@ -197,6 +201,7 @@ def _fidelity(run: RunData) -> dict[str, Any]:
 def _tables(run: RunData) -> dict[str, Any]:
     errors = run.tally.total.errors.most_common(20)
     return {
+        "streams": figures.stream_rows(run),
         "latencies": figures.quantile_rows(run),
         "slowest": [
             ("by time to the end", figures.slowest(run, "e2e")),

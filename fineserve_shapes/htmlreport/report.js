@@ -2,7 +2,7 @@
 /* The report's charts, drawn when they come into view. Names go in as text, or escaped where Plotly takes markup. */
 (() => {
   const { runs } = JSON.parse(document.getElementById("data").textContent);
-  const { curve, draw, line, lookOf, overTime, plain, timeUnit, RUNS, DASHES } = FineserveCharts;
+  const { curve, draw, line, lookOf, ofStreams, overTime, plain, streamColour, streamDash, timeUnit, RUNS, DASHES } = FineserveCharts;
   const METRICS = [["ttft", "TTFT"], ["ttft_from_due", "TTFT from due"], ["tpot", "TPOT"], ["itl", "ITL"], ["e2e_latency", "E2E"],
     ["lag", "Lag"]];
   const AGAINST = [
@@ -86,7 +86,7 @@
   const ends = runs.map(({ axis }) => (axis.start_s.length ? axis.start_s.at(-1) + axis.width_s.at(-1) : 1));
   const unit = timeUnit(Math.max(...ends));
   const look = { x: `time since the start (${unit.name})`, range: [0, Math.max(...ends) / unit.seconds] };
-  const charts = runs.map((run) => overTime(run.axis, run.columns, run.server, run.limits, unit, dark));
+  const charts = runs.map((run) => overTime(run.axis, run.columns, run.servers, run.limits, unit, dark));
   const most = (values) => values.reduce((highest, value) => (value > highest ? value : highest), 0);
   const kinds = [...new Set(charts.flatMap((list) => list.map((chart) => chart.id)))];
   let box = runs.length === 1 ? grid(overtime) : null;
@@ -101,6 +101,28 @@
       const yaxis = runs.length > 1 && highest ? { range: [0, 1.05 * highest] } : {};
       place(box, { ...chart, title, yaxis }, look);
     });
+  }
+
+  // of each mix: distributions by stream, and its streams over time
+  const ofMixes = document.getElementById("stream-charts"), { text } = lookOf(document.body);
+  for (const swatch of document.querySelectorAll(".swatch")) {
+    const number = Number(swatch.dataset.stream);
+    swatch.style.background = number < 0 ? text : streamColour(number);
+  }
+  for (const [i, run] of runs.entries()) {
+    if (!run.streams.length) continue;
+    const mine = grid(ofMixes), of = runs.length > 1 ? `: ${run.label}` : "";
+    const streams = run.streams.map((one, number) => ({ ...one, number }));
+    for (const [key, title] of METRICS) {
+      const traces = streams.filter(({ cdf }) => cdf[key]?.x.length).map(({ name, number, cdf }) => line(plain(name), cdf[key].x, cdf[key].y,
+        streamColour(number), "solid", { mode: "lines", line: { color: streamColour(number), dash: streamDash(number), width: 2, shape: "hv" } }));
+      if (!traces.length) continue;
+      place(mine, { id: `streams-cdf-${key}-${i}`, title: `${title} by stream: share of values up to${of}`, unit: "share", x: `${title}, ms`,
+        xtype: "log", traces, hovermode: "closest", yaxis: { range: [0, 1.01] } });
+    }
+    for (const chart of ofStreams(run.axis, run.columns, streams, [], run.limits, unit, lookOf(document.body))) {
+      if (chart.id !== "outcomes") place(mine, { ...chart, id: `streams-${chart.id}-${i}`, title: `${chart.title}, by stream${of}` }, look);
+    }
   }
 
   const against = document.getElementById("against-charts");

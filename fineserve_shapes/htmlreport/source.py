@@ -42,7 +42,8 @@ class RunData:
 
     name: of the run, or else of its file. rows: requests that were sent, in order of sending; warm: which of them the
     warm-up's. ids, errors, workers: of each row. ledger: `planned` and every outcome. tally, fidelity: as the run itself
-    had them. summary: what the run wrote at its end; empty where it is not known.
+    had them. ledgers, fidelities: in a mix, of each stream by its name. summary: what the run wrote at its end; empty where
+    it is not known.
     """
 
     name: str
@@ -55,6 +56,8 @@ class RunData:
     tally: Tally
     fidelity: dict[str, Any]
     summary: Mapping[str, Any]
+    ledgers: dict[str, dict[str, int]]
+    fidelities: dict[str, dict[str, Any]]
 
     @classmethod
     def read(
@@ -88,12 +91,12 @@ class RunData:
         for code in _LOST:
             mine = outcome[~sent] == code
             tally.series.lose(OUTCOMES[code], _column(lost, "stream", 0, np.int64)[mine], lost_due_s[mine])
-        counts = np.bincount(outcome, minlength=len(OUTCOMES)).tolist()
-        ledger = {"planned": len(outcome), **dict(zip(OUTCOMES, counts, strict=True))}
+        ledger = _ledger(outcome)
+        ledgers = {name: _ledger(outcome[numbers == number]) for number, name in enumerate(names.names) if names.mixed}
         return cls(
             str(summary.get("run") or path.stem), rows, warm, _texts(kept, "request_id"), errors,
             [text or None for text in _texts(kept, "worker")], ledger, tally,
-            _fidelity(tally, ledger, summary), summary,
+            _fidelity(tally, ledger, summary), summary, ledgers, _fidelities(tally, ledgers, summary),
         )  # fmt: skip
 
     @property
@@ -193,6 +196,11 @@ def _numbers(table: Any, names: Names) -> npt.NDArray[np.int16]:
     return numbers
 
 
+def _ledger(outcome: IntArray) -> dict[str, int]:
+    counts = np.bincount(outcome, minlength=len(OUTCOMES)).tolist()
+    return {"planned": len(outcome), **dict(zip(OUTCOMES, counts, strict=True))}
+
+
 def _texts(table: Any, name: str) -> list[str]:
     return [(text or "")[:200] for text in table[name].to_pylist()]
 
@@ -289,3 +297,19 @@ def _fidelity(tally: Tally, ledger: Mapping[str, int], summary: Mapping[str, Any
     total = tally.total
     tally.finish(max(total.last_sent_s, 0.0))
     return judge(tally.delivery, total, Accounts(0, ledger[Outcome.UNKNOWN]), {}, Limits())
+
+
+def _fidelities(
+    tally: Tally, ledgers: Mapping[str, Mapping[str, int]], summary: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Of each stream of a mix."""
+    told = summary.get("streams")
+    found = {}
+    for name in ledgers:
+        of_stream = told.get(name) if isinstance(told, dict) else None
+        known = of_stream.get("fidelity") if isinstance(of_stream, dict) else None
+        if not isinstance(known, dict):
+            part = tally.of(tally.names.number(name))
+            known = judge(part.delivery, part.totals, Accounts(0, ledgers[name][Outcome.UNKNOWN]), {}, Limits())
+        found[name] = known
+    return found

@@ -6,7 +6,7 @@ What may live here: columns over the time of the run, and how they coarsen, merg
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -248,8 +248,11 @@ class Series:
 
     # what comes out
 
-    def as_dict(self, since_s: float = 0.0) -> dict[str, Any]:
+    def as_dict(self, since_s: float = 0.0, streams: Collection[str] | None = None) -> dict[str, Any]:
         """The columns as plain values, one entry per slot, from the slot that holds `since_s`.
+
+        streams: names of those that are wanted, each of which then has its columns, of zeros where it has no value; None:
+        all that have values.
 
         `start_s`, `width_s`: where each slot begins, and how long it is (1, 10, 60, 600 or 3600 s), ascending without gaps.
         `total`, and `streams` by name: columns of the same length:
@@ -268,7 +271,7 @@ class Series:
         at = np.repeat([place for place, _ in parts], [len(slot.keys) for _, slot in parts]).astype(np.int64)
         keys = np.concatenate([np.empty(0, dtype=np.int64), *(slot.keys for _, slot in parts)])
         sums = np.concatenate([np.empty(0), *(slot.sums for _, slot in parts)])
-        streams = keys >> (_FIELD_BITS + _PLACE_BITS)
+        owner = keys >> (_FIELD_BITS + _PLACE_BITS)
         inner = keys & (1 << (_FIELD_BITS + _PLACE_BITS)) - 1
         absent = frozenset({"good"} if self._slo is None else ())
         columns = SeriesColumns(len(starts), np.array(widths), COUNTS, QUANTITIES, QUANTILES, _PLACE_BITS, absent)
@@ -279,12 +282,17 @@ class Series:
             "quantities": list(QUANTITIES),
             "total": columns.of(at, inner, sums),
             "streams": {
-                self._names.of(stream): columns.of(
-                    at[streams == stream], inner[streams == stream], sums[streams == stream]
-                )
-                for stream in np.unique(streams).tolist()
+                self._names.of(stream): columns.of(at[owner == stream], inner[owner == stream], sums[owner == stream])
+                for stream in self._wanted(owner, streams)
             },
         }
+
+    def _wanted(self, owner: IntArray, streams: Collection[str] | None) -> list[int]:
+        there: list[int] = np.unique(owner).tolist()
+        if streams is None:
+            return there
+        known = sorted({*there, *range(len(self._names.names))})
+        return [stream for stream in known if self._names.of(stream) in streams]
 
     def between(self, name: str, start_s: float, end_s: float) -> float:
         """The sum of one of COUNTS over the slots that begin in [start_s, end_s), all streams together."""

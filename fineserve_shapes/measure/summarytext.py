@@ -175,7 +175,13 @@ def _goodput_lines(goodput: Mapping[str, Any] | None) -> list[str]:
 
 
 def _server_lines(server: Mapping[str, Any]) -> list[str]:
-    """What the server says of its caches and drafts; nothing of those it does not have."""
+    """What each server says of its caches and drafts; nothing of those it does not have."""
+    if "hosts" in server:
+        return [line for url, figures in server["hosts"].items() for line in _lines_of_server(figures, f"server {url}")]
+    return _lines_of_server(server, "server")
+
+
+def _lines_of_server(server: Mapping[str, Any], who: str) -> list[str]:
     parts = []
     if (cached := server.get("cached_prompt_tokens")) is not None and server.get("prompt_tokens"):
         share = cached / server["prompt_tokens"]
@@ -183,7 +189,7 @@ def _server_lines(server: Mapping[str, Any]) -> list[str]:
     if (rate := server.get("draft_acceptance_rate")) is not None:
         length = _number(server["mean_acceptance_length"])
         parts.append(f"{rate:.1%} of draft tokens were accepted, {length} tokens a step")
-    return [f"server: {'; '.join(parts)}"] if parts else []
+    return [f"{who}: {'; '.join(parts)}"] if parts else []
 
 
 def _token_lines(summary: Mapping[str, Any]) -> list[str]:

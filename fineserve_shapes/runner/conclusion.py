@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,12 +31,13 @@ class About:
     """What a run itself does not know.
 
     mode: the shape's. host: of the server, from the option or the user class. simulator: whether that is the one of ours
-    which stands in.
+    which stands in. hosts: of each stream, by its number.
     """
 
     mode: str
     host: str | None
     simulator: bool
+    hosts: tuple[str | None, ...] = ()
 
 
 def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, Any]:
@@ -74,7 +76,20 @@ def summary_of(run: Run, plan: Plan, values: Values, about: About) -> dict[str, 
         "malformed_reports": run.malformed,
     }
     described = {**plan.description(), "run_time_s": settings.run_time_s}
-    return summarise(run.tally, run.book.ledgers, described, known, fidelity, run.fidelity_of_streams())
+    summary = summarise(run.tally, run.book.ledgers, described, known, fidelity, run.fidelity_of_streams())
+    if run.names.mixed:
+        models = models_of(run)
+        summary["streams"] = {
+            name: {"host": host, "model": models.get(name), **found}
+            for (name, found), host in zip_longest(summary["streams"].items(), about.hosts)
+        }
+    return summary
+
+
+def models_of(run: Run) -> dict[str, str | None]:
+    """The model of each stream of a mix by its name, once a worker has said it."""
+    facts = next(iter(run.facts.values()), {})
+    return {name: found.get("model") for name, found in by_stream(facts).items()} if run.names.mixed else {}
 
 
 def common_facts(run: Run) -> Mapping[str, Any]:

@@ -195,7 +195,7 @@ class MasterSession:
         of_class = next((found.host for found in environment.user_classes if found.host), None)
         hosts = [options.host(stream.own, environment.host, of_class) for stream in self._streams]
         host = ", ".join(dict.fromkeys(found for found in hosts if found)) or None
-        return About(self._shape.mode, host, host is not None and host == self._stand_in.url)
+        return About(self._shape.mode, host, host is not None and host == self._stand_in.url, tuple(hosts))
 
     def _refuse(self, error: InputError) -> None:
         """A run cannot start. Without a web UI that is the last line of all, and no empty tables stand before it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import ssl
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from fineserve_shapes.filenames import named
 from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.runner import startform
-from fineserve_shapes.runner.conclusion import About, common_facts
+from fineserve_shapes.runner.conclusion import About, common_facts, models_of
 from fineserve_shapes.runner.planned import Planned
+from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
 from fineserve_shapes.webui import pages
 from fineserve_shapes.webui.endpoint import Endpoint
@@ -64,28 +67,45 @@ class Observers:
         def now() -> dict[str, Any]:
             facts = common_facts(run)
             error = None if run.failure is None else str(run.failure)
-            known = dataclasses.asdict(about) | planned.step.shown()
-            return {**known, "model": facts.get("model"), "requests": planned.plan.requests, "error": error}
+            return {
+                "mode": about.mode,
+                "host": about.host,
+                "simulator": about.simulator,
+                "model": facts.get("model"),
+                "models": models_of(run),
+                "requests": planned.plan.requests,
+                "error": error,
+                **planned.step.shown(),
+            }
 
-        scrape = server_scrape(planned.values, about.host, run)
-        self.feed.begin(run, now, scrape)
-        if scrape is not None:
+        scrapes = server_scrapes(planned.values, planned.streams, about.hosts, run)
+        self.feed.begin(run, now, scrapes)
+        for scrape in scrapes:
             scrape.start()
 
     def finish(self, summary: dict[str, Any] | None) -> None:
-        """The run is over; its summary gets what the server said of itself. None: it never began."""
-        scrape = self.feed.scrape
+        """The run is over; its summary gets what the servers said of themselves. None: it never began.
+
+        `server_metrics` of one host: `url`, `failures`, its figures (see `ServerSeries.figures`) and its `series`. Of
+        several: `hosts`, the same of each by its URL, of a host that never answered with no samples. How many hosts it is
+        goes by what was asked for, not by who answered; there is no `server_metrics` where none did.
+        """
+        scrapes = self.feed.scrapes
         self.feed.finish()
         if summary is not None and self._scratch is not None:
             summary["request_log"] = {"path": None}  # ours alone, and soon gone
-        if scrape is None:
+        gevent.joinall([gevent.spawn(scrape.stop) for scrape in scrapes])  # at once: a last fetch may take seconds
+        if summary is None or not any(len(scrape.series) for scrape in scrapes):
             return
-        scrape.stop()
-        if summary is not None and len(scrape.series):
-            summary["server_metrics"] = {
-                "url": scrape.url, "failures": scrape.failures, **scrape.series.figures(),
-                "series": scrape.series.as_dict(),
-            }  # fmt: skip
+        found = [
+            {"failures": scrape.failures, **scrape.series.figures(), "series": scrape.series.as_dict()}
+            for scrape in scrapes
+        ]
+        urls = [scrape.url for scrape in scrapes]
+        one = len(found) == 1
+        summary["server_metrics"] = (
+            {"url": urls[0], **found[0]} if one else {"hosts": dict(zip(urls, found, strict=True))}
+        )
 
     def report(self, run: Run, summary: dict[str, Any]) -> None:
         """Write the report where one was asked for: the request log has been closed."""
@@ -114,19 +134,30 @@ class Observers:
             self._scratch = None
 
 
-def server_scrape(values: Values, host: str | None, run: Run) -> ServerScrape | None:
-    """The scrape that the options ask for: off, a URL, or by itself where the server is vLLM and answers."""
+def server_scrapes(
+    values: Values, streams: Sequence[Stream], hosts: Sequence[str | None], run: Run
+) -> list[ServerScrape]:
+    """The scrapes that the options ask for: off, a URL, or by itself of each host where a stream takes it for vLLM.
+
+    hosts: of each stream. A host that several streams share is scraped once.
+    """
     asked = values.text("--scrape-server-metrics") or "auto"
-    if asked == "off" or (asked == "auto" and (host is None or values.text("--backend") != "vllm")):
-        return None
-    if asked == "auto":
-        hosts = options.hosts(host)
-        if len(hosts) != 1:
-            return None
-        target = Target(hosts[0])
-        path = Endpoints(target, values.text("--endpoint")).page("/metrics")
-    else:
+    if asked == "off":
+        return []
+    if asked != "auto":
         target = Target(asked, "--scrape-server-metrics takes auto, off or a URL")
         path = (target.path or "/metrics") + (f"?{target.query}" if target.query else "")
-    context = options.tls(values) if target.tls else None
-    return ServerScrape(target, path, lambda: run.now_s, insist=asked != "auto", context=context)
+        return [ServerScrape(target, path, lambda: run.now_s, insist=True, context=_context(target, values))]
+    found: dict[str, ServerScrape] = {}
+    for stream, several in zip(streams, hosts, strict=True):
+        for host in options.hosts(several) if stream.values.text("--backend") == "vllm" else ():
+            target = Target(host)
+            path = Endpoints(target, stream.values.text("--endpoint")).page("/metrics")
+            context = _context(target, stream.values)
+            scrape = ServerScrape(target, path, lambda: run.now_s, insist=False, context=context)
+            found.setdefault(scrape.url, scrape)
+    return list(found.values())
+
+
+def _context(target: Target, values: Values) -> ssl.SSLContext | None:
+    return options.tls(values) if target.tls else None

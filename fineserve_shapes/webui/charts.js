@@ -7,6 +7,8 @@ const FineserveCharts = (() => {
   const GREY = "#8a8a8a";
   const RUNS = [BLUE, RED, GREEN, PINK, ORANGE, SKY];
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+  // of streams by their number, the same on white and on black; each theme and every kind of eye tells the eight apart
+  const STREAMS = ["#0060b2", "#d55e00", "#009f7c", "#a776d3", "#e69f00", "#53c4ec", "#9a4351", "#b0bc99"];
   const OUTCOMES = {
     ok: GREEN, http_error: RED, stream_error: ORANGE, timeout: PINK, connect_error: BLUE, cancelled: SKY,
     unsent: GREY, unknown: "#b8a100",
@@ -26,14 +28,20 @@ const FineserveCharts = (() => {
     line: { color: colour, dash, width: 1.8 }, hovertemplate: "%{y:.4~g}", ...more,
   });
 
+  const streamColour = (number) => STREAMS[number % STREAMS.length];
+  const streamDash = (number) => DASHES[Math.floor(number / STREAMS.length) % DASHES.length];
+
+  const middles = (axis, unit) => axis.start_s.map((start, i) => (start + axis.width_s[i] / 2) / unit.seconds);
+  const perSecond = (axis, column) => column.map((count, i) => (count === null ? null : count / axis.width_s[i]));
+
   /* The charts of one run: [{id, title, unit, traces, second}], each drawn by `draw`.
-     axis: {start_s, width_s}; columns: as Series.as_dict has them; server: the server's series or null;
+     axis: {start_s, width_s}; columns: as Series.as_dict has them; servers: [{url, series}];
      limits: {max_lag_ms} or null. dark: whether they stand on a dark ground. */
-  function overTime(axis, columns, server, limits, unit, dark) {
+  function overTime(axis, columns, servers, limits, unit, dark) {
     const [MAIN, WIDE] = dark ? [SKY, BLUE] : [BLUE, SKY];  // the dark blue is hard to see on black
     if (!axis.start_s.length) return [];  // Plotly stumbles over an axis of empty columns
-    const at = axis.start_s.map((start, i) => (start + axis.width_s[i] / 2) / unit.seconds);
-    const rate = (name) => columns[name].map((count, i) => (count === null ? null : count / axis.width_s[i]));
+    const at = middles(axis, unit);
+    const rate = (name) => perSecond(axis, columns[name]);
     const quantiles = (name) => QUANTILES.map(([key, label, colour, dash]) => line(label, at, columns[name][key], colour || MAIN, dash));
     const charts = [
       { id: "rate", title: "Load asked for and delivered", unit: "requests/s", traces: [
@@ -56,10 +64,9 @@ const FineserveCharts = (() => {
             { stackgroup: "one", mode: "lines", line: { color: OUTCOMES[name], width: 1, shape: "hvh" } })) },
       { id: "lag", title: "Lag: sent later than due", unit: "ms", traces: quantiles("lag") },
     ];
-    if (limits) {
-      charts[6].traces.push(line("limit of p99", [at[0], at[at.length - 1]], [limits.max_lag_ms, limits.max_lag_ms],
-        GREY, "dashdot", { mode: "lines" }));
-    }
+    if (limits) charts[6].traces.push(lagLimit(at, limits));
+    if (servers.length > 1) return [...charts, ...ofServers(servers, unit)];
+    const server = servers.length ? servers[0].series : null;
     if (server && server.at_s.length) {
       const when = server.at_s.map((at_s) => at_s / unit.seconds);
       charts[1].traces.push(line("running at the server", when, server.running, GREEN, "dash"));
@@ -116,6 +123,53 @@ const FineserveCharts = (() => {
       }
     }
     return charts;
+  }
+
+  const lagLimit = (at, limits) => line("limit of p99", [at[0], at[at.length - 1]], [limits.max_lag_ms, limits.max_lag_ms],
+    GREY, "dashdot", { mode: "lines" });
+
+  /* The charts of a mix: a line for each of its streams beside the total's.
+     streams: [{name, number, columns}]; look: as `lookOf` has it. */
+  function ofStreams(axis, total, streams, servers, limits, unit, look) {
+    if (!axis.start_s.length) return [];
+    const at = middles(axis, unit);
+    const each = (of, first) => [...first, line("total", at, of(total), look.text, "solid", { mode: "lines" }),
+      ...streams.map(({ name, number, columns }) => line(plain(name), at, of(columns), streamColour(number), streamDash(number),
+        { connectgaps: at.length < 400 }))];  // a stream of few requests has seconds without a value, and dots for the others
+    const rate = (name) => (columns) => perSecond(axis, columns[name]);
+    const chart = (id, title, unitOfY, of, first = []) => ({ id, title, unit: unitOfY, traces: each(of, first) });
+    const asked = line("total asked", at, rate("planned")(total), GREY, "solid",
+      { line: { color: GREY, width: 6 }, opacity: 0.5, mode: "lines" });
+    const lag = chart("lag", "Lag p99: sent later than due", "ms", (columns) => columns.lag.p99_ms);
+    if (limits) lag.traces.push(lagLimit(at, limits));
+    return [
+      chart("rate", "Load delivered", "requests/s", rate("sent"), [asked]),
+      chart("in_flight", "Requests in flight", "requests", (columns) => columns.in_flight),
+      chart("ttft", "Time to first token, p50", "ms", (columns) => columns.ttft.p50_ms),
+      chart("ttft_p99", "Time to first token, p99", "ms", (columns) => columns.ttft.p99_ms),
+      chart("tpot", "Time per output token, p50", "ms", (columns) => columns.tpot.p50_ms),
+      chart("tokens", "Output tokens per second", "tokens/s", rate("output_tokens")),
+      overTime(axis, total, [], null, unit, look.dark).find(({ id }) => id === "outcomes"),
+      lag,
+      ...ofServers(servers, unit),
+    ];
+  }
+
+  /* What servers say of themselves, with a line for each: none of those that have said nothing. */
+  function ofServers(servers, unit) {
+    const told = servers.map(({ url, series }, number) => ({ url, series, number })).filter(({ series }) => series.at_s.length);
+    if (!told.length) return [];
+    const name = (url) => plain(url.replace(/^https?:\/\//, "").replace(/\/metrics$/, ""));
+    const each = (of, what, dash) => told.map(({ url, series, number }) => line(what + name(url),
+      series.at_s.map((at_s) => at_s / unit.seconds), of(series), streamColour(number), dash));
+    return [
+      { id: "server_requests", title: "Requests at the servers", unit: "requests", traces: [
+        ...each((series) => series.running, "running: ", "solid"), ...each((series) => series.waiting, "waiting: ", "dot")] },
+      { id: "server_tokens", title: "Output by the servers", unit: "tokens/s",
+        traces: each((series) => growth(series, "generation_tokens"), "", "solid") },
+      { id: "cache", title: "KV cache of the servers", unit: "% in use",
+        traces: each((series) => series.kv_cache_usage.map((use) => (use === null ? null : 100 * use)), "", "solid") },
+    ];
   }
 
   /* A counter of the server per second; null where it began anew. */
@@ -177,5 +231,5 @@ const FineserveCharts = (() => {
     };
   }
 
-  return { overTime, curve, draw, lookOf, timeUnit, plain, line, RUNS, DASHES };
+  return { overTime, ofStreams, curve, draw, lookOf, timeUnit, plain, line, streamColour, streamDash, RUNS, DASHES };
 })();

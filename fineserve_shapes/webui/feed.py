@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Process
-from fineserve_shapes.measure.ledger import Ledger, done, failed
+from fineserve_shapes.measure.ledger import Ledger, Ledgers, done, failed
 from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.streamrows import stream_row
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.text import MAX_CHARS, clipped
 
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
 
 RATE_OVER_S = 10.0
 MAX_ERRORS = 10
+MAX_STREAMS = 16
+"""So many streams' columns in one answer at most: the first of those that were asked for."""
 FRESH_S = 0.5
 """Readers that ask within that time get the same figures."""
 
 
 class Book(Protocol):
-    """What holds the ledger: a `LeaseBook`."""
+    """What holds the ledger: a `LeaseBook`.
+
+    ledgers: of the run and, in a mix, of its streams.
+    """
+
+    ledgers: Ledgers
 
     @property
     def ledger(self) -> Ledger:
@@ -54,23 +62,29 @@ class Watched(Protocol):
     def fidelity(self) -> dict[str, Any]:
         """As `judge` has it."""
 
+    def fidelity_of_streams(self) -> dict[str, dict[str, Any]]:
+        """The same of each stream by its name; nothing where the run is no mix."""
+
 
 class Feed:
     """The newest run, going on or over; none before the first.
 
-    run: it. scrape: of its server's own metrics, where there is one.
+    run: it. scrapes: of its servers' own metrics, one for each host that has any.
     """
 
     def __init__(self) -> None:
         self.run: Watched | None = None
-        self.scrape: ServerScrape | None = None
+        self.scrapes: Sequence[ServerScrape] = ()
         self._about: Callable[[], Mapping[str, Any]] = dict
         self._end_s: float | None = None
         self._figures: tuple[float, dict[str, Any]] = (-math.inf, {})
 
-    def begin(self, run: Watched, about: Callable[[], Mapping[str, Any]], scrape: ServerScrape | None) -> None:
-        """A run begins. about: what is to be said of it, which may grow while it gets ready."""
-        self.run, self.scrape, self._about, self._end_s = run, scrape, about, None
+    def begin(self, run: Watched, about: Callable[[], Mapping[str, Any]], scrapes: Sequence[ServerScrape] = ()) -> None:
+        """A run begins.
+
+        about: what is to be said of it, which may grow while it gets ready; under `models` those of streams by name.
+        """
+        self.run, self.scrapes, self._about, self._end_s = run, scrapes, about, None
         self._figures = (-math.inf, {})
 
     def finish(self) -> None:
@@ -92,16 +106,18 @@ class Feed:
         return {run.tally.names.of(stream): count for stream, count in run.in_flight_by_stream().items()}
 
     def read(
-        self, run: str = "", version: int = 0, stream: str = "total", server_s: float = -math.inf
+        self, run: str = "", version: int = 0, streams: Collection[str] = (), servers_s: Sequence[float] = ()
     ) -> dict[str, Any]:
         """What has changed since a reader of this run last asked, as plain values.
 
-        run, version: those of its last answer; another run, or version 0, gives everything. stream: whose series.
-        server_s: the time of the last sample of the server that it has.
+        run, version: those of its last answer; another run, or version 0, gives everything. streams: names of those whose
+        columns are wanted beside the total's, at most MAX_STREAMS. servers_s: the time of the last sample that it has of
+        each server.
 
-        `run` (None before the first), `state`, `elapsed_s`, `now`, `table` (as `Tally.table` has it), `ledger`, `errors`,
-        `fidelity` (as `judge` has it), `version`, `series` (as `Series.as_dict` has it, with the columns of one stream
-        under `columns`; None where nothing changed) and `server`: the server's own figures.
+        `run` (None before the first), `state`, `elapsed_s`, `now`, `table` (as `Tally.table` has it), `rows` (in a mix:
+        the `total`'s, and those of the `streams` in the order of their numbers; see `stream_row`), `ledger`, `errors`,
+        `fidelity` (as `judge` has it), `version`, `series` (as `Series.as_dict` has it; None where nothing changed) and
+        `servers`: each server's own figures, as `url`, `status` and `series`.
         """
         if self.run is None:
             return {"run": None, "state": "none"}
@@ -114,8 +130,8 @@ class Feed:
         return {
             **self._figures[1],
             "version": changes.version,
-            "series": None if since_s is None else self._series(since_s if version else 0, stream),
-            "server": self._server(server_s if version else -math.inf),
+            "series": None if since_s is None else self._series(since_s if version else 0, streams),
+            "servers": self._servers(servers_s if version else ()),
         }
 
     def _look(self) -> dict[str, Any]:
@@ -124,13 +140,17 @@ class Feed:
         elapsed_s = max(run.now_s, 0.0) if self._end_s is None else self._end_s
         ledger = run.book.ledger
         total = run.tally.total
+        about = dict(self._about())
+        models = about.pop("models", {})
+        table = run.tally.table()
         return {
             "run": run.id,
-            "about": {name: bounded(value) for name, value in self._about().items()},
+            "about": {name: bounded(value) for name, value in about.items()},
             "state": self._state(run),
             "elapsed_s": elapsed_s,
             "now": self._now(run, elapsed_s),
-            "table": run.tally.table(),
+            "table": table,
+            "rows": self._rows(run, models, table),
             "ledger": {**ledger.as_dict(), "open": ledger.open, "done": done(ledger), "failed": failed(ledger)},
             "errors": [
                 {"outcome": outcome, "error": bounded(text), "requests": count}
@@ -160,8 +180,6 @@ class Feed:
         if not self.over and run.flow.rate is not None:
             output_tps, output_over_s, output_ago_s = run.flow.rate, run.flow.over_s, 0.0
         total, window, slo = run.tally.total, run.tally.window, run.tally.slo
-        ledger = run.book.ledger
-        ended = ledger.planned - ledger.open - run.tally.planned_in_warmup
         return {
             "in_flight": sum(self.in_flight().values()),
             "rate_over_s": over_s,
@@ -170,26 +188,64 @@ class Feed:
             "output_tokens_per_s": output_tps,
             "output_over_s": output_over_s,
             "output_ago_s": output_ago_s,
+            "judged": slo is not None,
             "slo": slo.as_dict() if isinstance(slo, Slo) else None,
             "good_rps": None if slo is None else window.per_s(total.good),
-            "good_share": total.good / ended if ended > 0 and slo is not None else None,
+            "good_share": self._good_share(run),
         }
 
-    def _series(self, since_s: float, stream: str) -> dict[str, Any]:
-        assert self.run is not None
-        series = self.run.tally.series.as_dict(since_s)
-        streams = series.pop("streams")
-        total = series.pop("total")
-        return {**series, "columns": streams.get(stream) if stream != "total" else total}
-
-    def _server(self, after_s: float) -> dict[str, Any] | None:
-        if self.scrape is None:
+    def _rows(self, run: Watched, models: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any] | None:
+        names, ledgers = run.tally.names, run.book.ledgers
+        if not names.mixed:
             return None
+        in_flight = self.in_flight()
+        judged = run.fidelity_of_streams()
         return {
-            "url": bounded(self.scrape.url),
-            "status": bounded(self.scrape.status),
-            "series": self.scrape.series.as_dict(after_s),
+            "total": stream_row(
+                table["total"],
+                ledgers.total.as_dict(),
+                run.fidelity(),
+                self._good_share(run),
+                in_flight=sum(in_flight.values()),
+            ),
+            "streams": [
+                {"name": name}
+                | stream_row(
+                    table["streams"][name],
+                    ledgers.by_stream[number].as_dict(),
+                    judged[name],
+                    self._good_share(run, number),
+                    bounded(models.get(name)),
+                    in_flight.get(name, 0),
+                )
+                for number, name in enumerate(names.names)
+            ],
         }
+
+    def _good_share(self, run: Watched, stream: int | None = None) -> float | None:
+        """Of requests that have ended, those of streams that have an SLO; the warm-up's left out."""
+        tally, ledgers = run.tally, run.book.ledgers
+        if not tally.names.mixed:
+            judged = [] if tally.slo is None else [(ledgers.total, tally.planned_in_warmup, tally.total.good)]
+        else:
+            parts = [(ledgers.by_stream[number], tally.of(number)) for number in range(len(tally.names.names))]
+            wanted = parts if stream is None else parts[stream : stream + 1]
+            judged = [
+                (ledger, part.planned_in_warmup, part.totals.good) for ledger, part in wanted if part.slo is not None
+            ]
+        ended = sum(ledger.planned - ledger.open - in_warmup for ledger, in_warmup, _ in judged)
+        return sum(good for _, _, good in judged) / ended if ended > 0 else None
+
+    def _series(self, since_s: float, streams: Collection[str]) -> dict[str, Any]:
+        assert self.run is not None
+        return self.run.tally.series.as_dict(since_s, list(streams)[:MAX_STREAMS])
+
+    def _servers(self, after_s: Sequence[float]) -> list[dict[str, Any]]:
+        known_s = [*after_s[: len(self.scrapes)], *[-math.inf] * (len(self.scrapes) - len(after_s))]
+        return [
+            {"url": bounded(scrape.url), "status": bounded(scrape.status), "series": scrape.series.as_dict(last_s)}
+            for scrape, last_s in zip(self.scrapes, known_s, strict=True)
+        ]
 
 
 def bounded(value: Any) -> Any:

@@ -11,10 +11,10 @@
   const STATES = { none: "no run yet", starting: "getting ready", running: "running", stopping: "ending", over: "over" };
 
   let known = forget();  // what the server has told of the run that is shown
-  let stream = "total", window_s = 0, timer = null, asks = 0, zoom_s = null, drawn = "", unit_s = 1, draws = 0;
+  let window_s = 0, timer = null, asks = 0, zoom_s = null, drawn = "", unit_s = 1, draws = 0;
 
   function forget() {
-    return { run: "", version: 0, axis: { start_s: [], width_s: [] }, columns: null, server: null, told: null };
+    return { run: "", version: 0, axis: { start_s: [], width_s: [] }, columns: null, servers: [], told: null };
   }
 
   // elements
@@ -39,11 +39,6 @@
     table: make("div", { class: "scroll", role: "region", "aria-label": "Latencies", tabindex: "0" }),
     workers: make("div", { class: "scroll", role: "region", "aria-label": "Processes", tabindex: "0" }),
     errors: make("div", { class: "scroll", role: "region", "aria-label": "Errors", tabindex: "0" }),
-    streams: chosen("Stream shown in the charts", [["total", "All streams"]], (value) => {
-      stream = value;
-      known.version = 0;
-      poll();
-    }),
     window: chosen("Time shown in the charts",
       [["0", "Whole run"], ["60", "Last minute"], ["300", "Last 5 minutes"], ["1800", "Last 30 minutes"]], (value) => {
         window_s = Number(value);
@@ -51,10 +46,6 @@
         drawCharts();
       }),
   };
-  const box = make("section", { id: "fineserve", role: "tabpanel", "aria-label": "LLM", hidden: "" },
-    make("div", { class: "head" }, make("div", {}, parts.title, parts.about),
-      make("div", { class: "tools" }, parts.streams, parts.window)),
-    parts.notice, parts.tiles, parts.reasons, parts.curve, parts.charts, parts.table, parts.workers, parts.errors);
 
   // numbers
 
@@ -69,6 +60,17 @@
       : `${Math.floor(all / 3600)}:${pad(Math.floor(all / 60) % 60)}:${pad(all % 60)}`;
   };
 
+  const streams = FineserveStreams({ make, number, whole, percent }, (turnedOn) => {
+    if (turnedOn) {  // its columns are not there yet
+      known.version = 0;
+      poll();
+    } else drawCharts();
+  });
+  const box = make("section", { id: "fineserve", role: "tabpanel", "aria-label": "LLM", hidden: "" },
+    make("div", { class: "head" }, make("div", {}, parts.title, parts.about),
+      make("div", { class: "tools" }, parts.window)),
+    parts.notice, parts.tiles, parts.reasons, parts.curve, streams.element, parts.charts, parts.table, parts.workers, parts.errors);
+
   // asking
 
   const shown = () => !box.hidden && !document.hidden;
@@ -78,11 +80,11 @@
     timer = null;
     if (!shown()) return;
     let wait = POLL_MS;
-    const mine = ++asks;
+    const mine = ++asks, wanted = streams.shown().map(({ name }) => name);
     try {
-      const samples = known.server ? known.server.at_s : [];
-      const asked = new URLSearchParams({ run: known.run, version: known.version, stream });
-      if (samples.length) asked.set("server_s", samples[samples.length - 1]);
+      const asked = new URLSearchParams({ run: known.run, version: known.version });
+      for (const name of wanted) asked.append("stream", name);
+      for (const { at_s } of known.servers) asked.append("server_s", at_s.length ? at_s[at_s.length - 1] : -1e9);
       const answer = await fetch(`${BASE}llm.json?${asked}`);
       if (answer.redirected || answer.status === 401) throw new Error("you are no longer signed in: reload the page");
       if (!answer.ok) throw new Error(`Locust answered with HTTP ${answer.status}`);
@@ -90,6 +92,10 @@
       if (mine !== asks) return;  // something else has been asked for meanwhile
       take(told);
       parts.notice.textContent = "";
+      if (streams.shown().some(({ name }) => !wanted.includes(name))) {  // there are streams that were not asked for
+        known.version = 0;
+        wait = 0;
+      }
     } catch (error) {
       parts.notice.textContent = `No news: ${error.message}`;
       wait = AGAIN_MS;
@@ -109,10 +115,11 @@
     const first = known.version === 0;
     known.told = told;
     if (told.series) addSeries(told.series, first);
-    if (told.server) addServer(told.server.series, first);
+    addServers(told.servers, first);
     known.version = told.version;
     showHead();
     showTiles();
+    streams.show(told.rows);
     showTable();
     showWorkers();
     showErrors();
@@ -126,43 +133,37 @@
     const join = (before, after) => (Array.isArray(after) ? [...(before || []).slice(0, keep), ...after]
       : Object.fromEntries(Object.entries(after).map(([name, column]) => [name, join((before || {})[name], column)])));
     known.axis = { start_s: join(known.axis.start_s, series.start_s), width_s: join(known.axis.width_s, series.width_s) };
-    if (series.columns) known.columns = join(known.columns, series.columns);
-    else if (first) known.columns = null;
-    else if (known.columns) known.version = 0;  // a stream without a value in the slots that changed: ask for all again
+    known.columns = join(known.columns, { total: series.total, streams: series.streams });
   }
 
-  function addServer(series, first) {
-    if (first || !known.server) known.server = series;
-    else for (const name of Object.keys(series)) known.server[name].push(...series[name]);
+  function addServers(servers, first) {
+    if (first || known.servers.length !== servers.length) known.servers = servers.map(({ series }) => series);
+    else servers.forEach(({ series }, i) => {
+      for (const name of Object.keys(series)) known.servers[i][name].push(...series[name]);
+    });
   }
 
   // showing
 
   function showHead() {
-    const { about, state, elapsed_s, run, ledger, server } = known.told;
+    const { about, state, elapsed_s, run, ledger, servers } = known.told;
     parts.title.textContent = `Run ${run}: ${STATES[state] || state}, ${clock(elapsed_s)}`;
     const words = [`${about.mode} against ${about.simulator ? "the simulator at " : ""}${about.host}`];
     if (about.model) words.push(`model ${about.model}`);
     words.push(`${whole(ledger.done)} of ${whole(about.requests ?? ledger.planned)} requests done, ${whole(ledger.failed)} failed`);
     for (const outcome of ["cancelled", "unsent", "unknown"]) if (ledger[outcome]) words.push(`${whole(ledger[outcome])} ${outcome}`);
-    if (server && server.status !== "ok") words.push(`no metrics of the server: ${server.status}`);
+    for (const { url, status } of servers) {
+      if (status !== "ok") words.push(`no metrics of ${servers.length > 1 ? url : "the server"}: ${status}`);
+    }
     if (about.capacity) words.push(`step ${about.capacity.steps.length + (about.done ? 0 : 1)} at scale ${number(about.scale)}`);
     if (about.error) words.push(about.error);
     parts.about.textContent = words.join(" · ");
-    const wanted = ["total", ...Object.keys(known.told.table.streams)];
-    if (wanted.length > 2 && parts.streams.options.length !== wanted.length) {
-      parts.streams.replaceChildren(...wanted.map((name) => make("option", { value: name },
-        name === "total" ? "All streams" : `Stream ${name}`)));
-      parts.streams.value = wanted.includes(stream) ? stream : "total";
-    }
-    parts.streams.hidden = wanted.length <= 2;
   }
 
   function showTiles() {
     const { now, fidelity, table, state } = known.told, ttft = table.total.ttft;
     const mean = (over_s, ago_s) => `mean of ${whole(Math.round(over_s))} s${ago_s >= 1 ? `, ${number(Math.round(ago_s))} s ago` : ""}`;
     const limits = Object.entries(now.slo || {}).map(([name, limit]) => `${name.replace("_ms", "")} ${number(limit)} ms`);
-    const verdicts = { valid: "✓ valid", invalid: "✗ invalid" };
     const lag = fidelity.lag_p99_ms === null ? "nothing was sent yet"
       : `lag p99 ${number(fidelity.lag_p99_ms)} ms, limit ${number(fidelity.limits.max_lag_ms)} ms`;
     const tiles = [
@@ -170,9 +171,10 @@
       ["Output tokens/s", number(now.output_tokens_per_s), mean(now.output_over_s, now.output_ago_s)],
       ["Input tokens/s", number(now.input_tokens_per_s), mean(now.rate_over_s, now.rate_ago_s)],
       ["TTFT p50", ttft.p50_ms === null ? "–" : `${number(ttft.p50_ms)} ms`, ttft.p99_ms === null ? "" : `p99 ${number(ttft.p99_ms)} ms`],
-      now.slo === null ? ["Goodput", "–", "no SLO was set (--slo)"]
-        : ["Goodput", now.good_share === null ? "–" : percent(now.good_share), `${number(now.good_rps)}/s met ${limits.join(", ")}`],
-      ["Load as asked", verdicts[fidelity.verdict] || "–", lag,
+      !now.judged ? ["Goodput", "–", "no SLO was set (--slo)"]
+        : ["Goodput", now.good_share === null ? "–" : percent(now.good_share),
+          `${number(now.good_rps)}/s met ${now.slo === null ? "the SLO of their stream" : limits.join(", ")}`],
+      ["Load as asked", FineserveStreams.VERDICTS[fidelity.verdict] || "–", lag,
         { valid: "good", invalid: "bad" }[fidelity.verdict]],
     ];
     const reasons = fidelity.reasons.slice(0, 4).join("; "), others = fidelity.reasons.length - 4;
@@ -245,10 +247,10 @@
   }
 
   /* While answers go on, their tokens are those that have come; what only their end tells is left out. */
-  function live(axis, columns) {
-    const { state, elapsed_s, table } = known.told;
+  function live(axis, columns, entry) {
+    const { state, elapsed_s } = known.told;
     if (state === "over") return columns;
-    const e2e_ms = table.total.e2e_latency.p99_ms, known_s = e2e_ms === null ? 0 : elapsed_s - e2e_ms / 1000;
+    const e2e_ms = entry.e2e_latency.p99_ms, known_s = e2e_ms === null ? 0 : elapsed_s - e2e_ms / 1000;
     const told = (column) => column.map((count, i) => (axis.start_s[i] + axis.width_s[i] <= known_s ? count : null));
     return {
       ...columns,
@@ -273,8 +275,7 @@
     unit_s = unit.seconds;
     look.range = (zoom_s || [window_s ? Math.max(end_s - window_s, 0) : 0, end_s]).map((at_s) => at_s / unit_s);
     look.ranged = draws += 1;  // the range is ours to set, each time; what else a reader has changed stays
-    const server = stream === "total" ? known.server : null;
-    const charts = FineserveCharts.overTime(axis, live(axis, columns), server, known.told.fidelity.limits, unit, look.dark);
+    const charts = chartsOf(axis, columns, unit, look);
     const wanted = new Set(charts.map((chart) => chart.id));
     for (const figure of [...parts.charts.children]) if (!wanted.has(figure.dataset.chart)) figure.remove();
     const plots = charts.map((chart) => figureOf(chart, parts.charts));  // all of them first: the page's columns must stand before anything is measured
@@ -288,6 +289,16 @@
       }
     }
     drawn = look.dark ? "dark" : "light";
+  }
+
+  function chartsOf(axis, columns, unit, look) {
+    const { table, fidelity, rows, servers } = known.told;
+    const total = live(axis, columns.total, table.total);
+    const told = servers.map(({ url }, i) => ({ url, series: known.servers[i] }));
+    if (!rows) return FineserveCharts.overTime(axis, total, told, fidelity.limits, unit, look.dark);
+    const lines = streams.shown().filter(({ name }) => columns.streams[name])
+      .map((one) => ({ ...one, columns: live(axis, columns.streams[one.name], table.streams[one.name]) }));
+    return FineserveCharts.ofStreams(axis, total, lines, told, fidelity.limits, unit, look);
   }
 
   /* Of a search or a sweep, as far as it has come: its axis is the rate, so no zoom is shared with it. */

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ KEY = "llm"
 ASSETS = Path(__file__).parent
 TAGS = (
     b'<link rel="stylesheet" href="./fineserve/llm.css">'
-    b'<script defer src="./fineserve/charts.js"></script><script defer src="./fineserve/llm.js"></script>'
+    b'<script defer src="./fineserve/charts.js"></script><script defer src="./fineserve/streams.js"></script>'
+    b'<script defer src="./fineserve/llm.js"></script>'
 )
 
 
@@ -29,6 +29,7 @@ FILES = {
     "llm.js": (ASSETS / "llm.js", 0),
     "llm.css": (ASSETS / "llm.css", 0),
     "charts.js": (ASSETS / "charts.js", 0),
+    "streams.js": (ASSETS / "streams.js", 0),
     "plotly.min.js": (plotly_js(), 86_400),
 }
 """What is served, and for how many seconds a browser need not ask again."""
@@ -46,8 +47,8 @@ def install(web_ui: Any, feed: Feed, registry: CollectorRegistry) -> None:
         found = feed.read(
             asked.get("run", ""),
             asked.get("version", 0, type=int),
-            asked.get("stream", "total"),
-            asked.get("server_s", -math.inf, type=float),
+            asked.getlist("stream"),
+            asked.getlist("server_s", type=float),
         )
         return _uncached(flask.Response(orjson.dumps(found), mimetype="application/json"))
 

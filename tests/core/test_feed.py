@@ -12,22 +12,26 @@ from measured import measurements, record
 
 from fineserve_shapes.measure.currentrate import Flow
 from fineserve_shapes.measure.fidelity import Accounts, Limits, Process, judge
-from fineserve_shapes.measure.ledger import Ledger
-from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.ledger import Ledgers
+from fineserve_shapes.measure.names import Names
+from fineserve_shapes.measure.records import from_rows
+from fineserve_shapes.measure.serverseries import ServerSeries
+from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.text import MAX_CHARS
 from fineserve_shapes.webui import feed as feed_module
-from fineserve_shapes.webui.feed import Feed
+from fineserve_shapes.webui.feed import MAX_STREAMS, Feed
 
 
 class FakeRun:
     """A run whose time the test sets."""
 
-    def __init__(self, now_s: float = 0.0) -> None:
+    def __init__(self, now_s: float = 0.0, streams: tuple[str, ...] = ()) -> None:
         self.id = "r1"
-        self.tally = Tally(Slo.parse("ttft=500ms"))
+        self.tally = Tally(Slo.parse("ttft=500ms"), names=Names(streams, True) if streams else None)
         self.book = self
-        self.ledger = Ledger()
+        self.ledgers = Ledgers(mixed=bool(streams))
+        self.ledger = self.ledgers.total
         self.flow = Flow()
         self.workers: dict[str, Process] = {}
         self.stopping = False
@@ -39,10 +43,18 @@ class FakeRun:
     def fidelity(self) -> dict[str, Any]:
         return judge(self.tally.delivery, self.tally.total, Accounts(), {}, Limits())
 
+    def fidelity_of_streams(self) -> dict[str, Any]:
+        return {
+            name: judge(part.delivery, part.totals, Accounts(), {}, Limits(), also=[f"{name} is late"])
+            for name, part in self.tally.streams.items()
+        }
+
     def take(self, rows: list[tuple[object, ...]], **options: Any) -> None:
-        self.ledger.plan(len(rows))
+        streams = from_rows(rows)["stream"]
+        self.ledgers.plan(streams)
         self.tally.add(measurements(rows, **options))
-        self.ledger.end("ok", len(rows))
+        for stream in streams.tolist():
+            self.ledgers.end("ok", stream)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +64,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begun(run: FakeRun, **about: object) -> Feed:
     feed = Feed()
-    feed.begin(run, lambda: about, None)
+    feed.begin(run, lambda: about)
     return feed
 
 
@@ -99,13 +111,13 @@ def merge(series: dict[str, Any], told: dict[str, Any] | None) -> dict[str, Any]
             return (before or [])[:keep] + after
         return {name: join((before or {}).get(name), column) for name, column in after.items()}
 
-    return {name: join(series.get(name), told[name]) for name in ("start_s", "width_s", "columns")}
+    return {name: join(series.get(name), told[name]) for name in ("start_s", "width_s", "total", "streams")}
 
 
 def test_answers_put_together_are_the_whole():
     """Requests come in with their end, some of them half a minute after their first token."""
     rng = np.random.default_rng(5)
-    run = FakeRun()
+    run = FakeRun(streams=("chat", "code"))
     feed = begun(run)
     known, version, sizes = {}, 0, []
     for second in range(120):
@@ -114,11 +126,11 @@ def test_answers_put_together_are_the_whole():
         firsts = np.maximum(ends - rng.exponential(8.0, 20), 0.0)
         run.take([record(100 * second + i, stream=i % 2, due_s=firsts[i] - 0.1, sent_s=firsts[i] - 0.1,
                          first_token_s=firsts[i], last_token_s=ends[i], end_s=ends[i]) for i in range(20)])  # fmt: skip
-        told = feed.read("r1", version)
+        told = feed.read("r1", version, ("chat", "code"))
         known, version = merge(known, told["series"]), told["version"]
         sizes.append(len(told["series"]["start_s"]))
         assert feed.read("r1", version)["series"] is None
-    whole = feed.read()["series"]
+    whole = feed.read(streams=("chat", "code"))["series"]
     assert known == {name: whole[name] for name in known}
     assert np.mean(sizes[60:]) < 60  # and not the whole each time
 
@@ -131,13 +143,79 @@ def test_a_reader_of_something_else_gets_everything(run: str, version: int):
     assert told["series"]["start_s"][0] == 0
 
 
-def test_one_stream_can_be_asked_for():
-    run = FakeRun(2.0)
+def test_streams_can_be_asked_for_beside_the_total():
+    """Each that there is has as many slots as the total, of zeros where nothing of it came about."""
+    run = FakeRun(2.0, ("chat", "code", "batch"))
     run.take([record(0), record(1, stream=1), record(2, stream=1)])
     feed = begun(run)
-    assert sum(feed.read(stream="1")["series"]["columns"]["ok"]) == 2
-    assert sum(feed.read(stream="total")["series"]["columns"]["ok"]) == 3
-    assert feed.read(stream="9")["series"]["columns"] is None
+    found = feed.read(streams=("code", "batch", "nobody"))["series"]
+    assert sum(found["total"]["ok"]) == 3
+    assert {name: columns["ok"] for name, columns in found["streams"].items()} == {"code": [2], "batch": [0]}
+    assert feed.read()["series"]["streams"] == {}
+
+
+def test_an_answer_has_the_columns_of_so_many_streams_and_no_more():
+    names = tuple(f"s{number}" for number in range(40))
+    run = FakeRun(2.0, names)
+    run.take([record(0, stream=39)])
+    assert list(begun(run).read(streams=names)["series"]["streams"]) == list(names[:MAX_STREAMS])
+
+
+def test_a_mix_has_a_row_for_each_stream_and_the_total():
+    """Names that look like numbers keep their place, and what is good is a share of each stream's own requests."""
+    run = FakeRun(2.0, ("chat", "7"))
+    slow = record(2, stream=1, first_token_s=1.2, first_visible_s=1.2, last_token_s=1.4, end_s=1.41)
+    run.take([record(0), record(1, stream=1), slow, record(3, stream=1)])
+    rows = begun(run, models={"chat": "small", "7": "x" * 10_000}).read()["rows"]
+    chat, seven, total = *rows["streams"], rows["total"]
+    assert [row["name"] for row in rows["streams"]] == ["chat", "7"]
+    assert [row["planned"] for row in (chat, seven, total)] == [1, 3, 4]
+    assert [row["ok"] for row in (chat, seven, total)] == [1, 3, 4]
+    assert [row["in_flight"] for row in (chat, seven, total)] == [3, 4, 7]
+    assert [row["good_share"] for row in (chat, seven, total)] == [1.0, pytest.approx(2 / 3), 0.75]
+    assert [row["reasons"] for row in rows["streams"]] == [["chat is late"], ["7 is late"]]
+    assert (chat["model"], len(seven["model"]), total["model"]) == ("small", MAX_CHARS, None)
+    assert chat["ttft_p50_ms"] == pytest.approx(200, rel=0.01)
+
+
+def test_streams_without_an_slo_have_no_share_that_is_good_and_count_in_none():
+    run = FakeRun(2.0, ("chat", "batch"))
+    run.tally = Tally(Slos((Slo.parse("ttft=500ms"), None)), names=run.tally.names)
+    run.take([record(0), record(1, stream=1), record(2, stream=1)])
+    told = begun(run).read()
+    assert [row["good_share"] for row in (*told["rows"]["streams"], told["rows"]["total"])] == [1.0, None, 1.0]
+    assert (told["now"]["judged"], told["now"]["slo"], told["now"]["good_share"]) == (True, None, 1.0)
+
+
+def test_a_run_that_is_no_mix_has_no_rows():
+    run = FakeRun(2.0)
+    run.take([record(0)])
+    assert begun(run).read()["rows"] is None
+
+
+class Scrape:
+    """What one server has said of itself, at these times."""
+
+    def __init__(self, url: str, *at_s: float) -> None:
+        self.url, self.status, self.series = url, "ok", ServerSeries()
+        for time_s in at_s:
+            self.series.add(time_s, {"running": time_s})
+
+
+def test_each_server_is_read_from_its_own_last_sample():
+    run = FakeRun(5.0)
+    run.take([record(0)])
+    feed = Feed()
+    feed.begin(run, dict, [Scrape("http://a/metrics", 1.0, 2.0), Scrape("http://b/metrics", 1.5, 2.5)])
+    version = feed.read()["version"]
+
+    def seen(*servers_s: float) -> list[list[float]]:
+        return [found["series"]["at_s"] for found in feed.read("r1", version, (), servers_s)["servers"]]
+
+    assert seen(1.0, 2.5) == [[2.0], []]
+    assert seen(1.0) == [[2.0], [1.5, 2.5]]
+    assert seen(1.0, 1.5, 9.0, 9.0) == [[2.0], [2.5]]
+    assert [found["series"]["at_s"] for found in feed.read("r1", 0, (), (9.0, 9.0))["servers"]] == [[1, 2], [1.5, 2.5]]
 
 
 def test_hostile_text_is_bounded_and_plain_json():
@@ -152,7 +230,7 @@ def test_hostile_text_is_bounded_and_plain_json():
 def test_polling_costs_less_than_a_percent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """An hour of 20 requests a second in two streams, polled every two seconds in its last minutes."""
     monkeypatch.undo()
-    run = FakeRun()
+    run = FakeRun(streams=("chat", "code"))
     feed = begun(run)
     rng = np.random.default_rng(1)
     version, spent_s, polls = 0, 0.0, 0
@@ -165,12 +243,12 @@ def test_polling_costs_less_than_a_percent(monkeypatch: pytest.MonkeyPatch, caps
         if step_s == 2:
             feed._figures = (-float("inf"), {})
             begin_s = time.process_time()
-            told = feed.read("r1", version)
+            told = feed.read("r1", version, ("chat", "code"))
             json.dumps(told)
             spent_s += time.process_time() - begin_s
             version, polls = told["version"], polls + 1
     begin_s = time.process_time()
-    size = len(json.dumps(feed.read()))
+    size = len(json.dumps(feed.read(streams=("chat", "code"))))
     whole_s = time.process_time() - begin_s
     each_s = spent_s / polls
     with capsys.disabled():

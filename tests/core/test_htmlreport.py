@@ -21,6 +21,7 @@ from fineserve_shapes.htmlreport import figures
 from fineserve_shapes.htmlreport.page import render, write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure.measurements import MAX_ERROR_CHARS, Measurements
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.requestlog import RequestLog
 from fineserve_shapes.measure.tally import Tally
 
@@ -253,3 +254,43 @@ def test_a_misspelt_option_names_the_nearest_of_its_command(capsys: pytest.Captu
     assert main(["report", "log.csv", "--uot", "x"]) == 2
     expected = "fineserve: error: unknown argument --uot: did you mean --out? (see fineserve report --help)\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_mix_has_a_table_and_figures_by_stream(tmp_path: Path):
+    """From the log alone, and with what the run's summary knows besides."""
+    measured = measurements(random_rows(300), ("timeout", "no progress"))
+    names = Names(("chat", "code"), True)
+    told = {"streams": {"chat": {"model": "small", "goodput": {"share": 0.5, "slo": {"ttft_ms": 500.0}}}, "code": {}}}
+    for about in ({}, told):
+        run = RunData.read(write_log(tmp_path / f"log{len(about)}.parquet", measured, about, names=names), about)
+        rows = {row["name"]: row for row in figures.stream_rows(run)}
+        assert list(rows) == ["All", "chat", "code"]
+        for column in ("planned", "ok", "failed"):
+            assert rows["All"][column] == rows["chat"][column] + rows["code"][column] > 0
+        assert rows["chat"]["planned"] == 153  # three of it were never sent
+        assert rows["code"]["ttft_p50_ms"] == run.tally.table()["streams"]["code"]["ttft"]["p50_ms"]
+        assert (rows["chat"]["model"], rows["chat"]["good_share"]) == (("small", 0.5) if about else (None, None))
+        drawn = figures.drawn(run)
+        assert [stream["name"] for stream in drawn["streams"]] == ["chat", "code"]
+        sent = [stream["columns"]["sent"] for stream in drawn["streams"]]
+        assert np.add(*sent).tolist() == drawn["columns"]["sent"]
+        together = np.add(*(stream["columns"]["in_flight"] for stream in drawn["streams"]))
+        assert together == pytest.approx(np.array(drawn["columns"]["in_flight"]), abs=0.002)
+        page = render([run])
+        assert '<section id="streams"' in page
+    assert '<section id="streams"' not in render(
+        [RunData.read(write_log(tmp_path / "one.jsonl", measurements([record(0)])))]
+    )
+
+
+def test_servers_are_told_apart_where_there_are_several(tmp_path: Path):
+    figures_of = {"max_running": 3.0, "series": {"at_s": [1.0], "running": [3.0]}}
+    hosts = {"http://a/metrics": figures_of, "http://b/metrics": figures_of | {"max_running": 4.0}}
+    one = {"url": "http://a/metrics", **figures_of}
+    several = ["server http://a: most running", "server http://b: most running"]
+    for told, expected in ((one, ["server: most running"]), ({"hosts": hosts}, several)):
+        about = {"server_metrics": told}
+        run = RunData.read(write_log(tmp_path / f"{len(expected)}.jsonl", measurements([record(0)])), about)
+        urls = [server["url"] for server in figures.drawn(run)["servers"]]
+        assert urls == list(hosts)[: len(expected)]
+        assert all(text in render([run]) for text in expected)

@@ -78,15 +78,16 @@ def assert_the_tab_is_what_the_route_says(browser: Browser) -> dict[str, Any]:
         for name in ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms"):
             assert float(cells[name].replace(",", "")) == pytest.approx(figures[name], rel=6e-4), (metric, name)
     browser.until(f"return JSON.stringify(({POINTS.removeprefix('return ')}).rate?.sent) === arguments[0]",
-                  json.dumps(found["series"]["columns"]["sent"], separators=(",", ":")))  # fmt: skip
-    drawn, columns = browser.run(POINTS), found["series"]["columns"]
+                  json.dumps(found["series"]["total"]["sent"], separators=(",", ":")))  # fmt: skip
+    running = found["servers"][0]["series"]["running"]  # whose last sample comes after the end
+    until(lambda: browser.run(POINTS)["in_flight"].get("running at the server") == running)
+    drawn, columns = browser.run(POINTS), found["series"]["total"]
     assert set(drawn) == CHARTS
     assert drawn["ttft"]["p99"] == columns["ttft"]["p99_ms"]
     assert drawn["tpot"]["p50"] == columns["tpot"]["p50_ms"]
     assert drawn["lag"]["p90"] == columns["lag"]["p90_ms"]
     assert drawn["tokens"]["output"] == columns["output_tokens"]
     assert drawn["in_flight"]["in flight"] == columns["in_flight"]
-    assert drawn["in_flight"]["running at the server"] == found["server"]["series"]["running"]
     assert drawn["outcomes"]["ok"] == columns["ok"]
     assert sum(drawn["rate"]["asked"]) == found["ledger"]["planned"]
     return found
@@ -202,7 +203,7 @@ def test_the_tab_behind_a_login_and_a_base_path(tmp_path: Path):
             locust, "--host", simulator.url, "--web-login", "--web-base-path", "/load", "--request-trace-csv", trace,
             file=LOGIN, base="/load/login",
         )  # fmt: skip
-        for route in ("llm.json", "metrics", "llm.js", "llm.css", "charts.js", "plotly.min.js"):
+        for route in ("llm.json", "metrics", "llm.js", "llm.css", "charts.js", "streams.js", "plotly.min.js"):
             with urllib.request.urlopen(f"{page.url}/load/fineserve/{route}", timeout=30) as response:
                 assert "/load/login" in response.url, route  # sent to the login instead
         browser.open(f"{page.url}/load/login")

@@ -14,6 +14,7 @@ import pytest
 from fineserve_shapes import __version__
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.leases.messages import Warmed
 from fineserve_shapes.measure.thresholds import Threshold
 from fineserve_shapes.runner.conclusion import (
     About,
@@ -49,7 +50,7 @@ def run(plan: Plan) -> Iterator[Run]:
 
 
 def test_the_summary_says_what_was_asked_for_and_what_workers_found(run: Run, plan: Plan):
-    run.warm["w1"] = {"ok": 2}
+    run.warm["w1"] = Warmed(run.id, 2, 2, None)
     summary = summary_of(run, plan, VALUES, ABOUT)
     expected = {
         "run": run.id, "mode": "replay", "backend": "openai", "host": "http://h", "simulator": False, "model": "m",
