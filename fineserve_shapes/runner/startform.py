@@ -27,7 +27,6 @@ SHOWN = (
     "--duration",
     "--num-prompts",
     "--slo",
-    "--slo-share",
     "--start-scale",
     "--step-requests",
     "--settle",
