@@ -28,7 +28,6 @@ SHOWN = (
     "--duration",
     "--num-prompts",
     "--slo",
-    "--slo-share",
     "--start-scale",
     "--step-requests",
     "--settle",
