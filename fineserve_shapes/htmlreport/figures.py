@@ -174,16 +174,17 @@ def _until(rows: records.Records, at_s: FloatArray) -> FloatArray:
 
 
 def quantile_rows(run: RunData) -> list[dict[str, Any]]:
-    """The table of latencies: in total, then by stream where there are several."""
-    table = run.tally.table()
-    groups = [("all", table["total"])]
+    """The table of latencies, and what their tails are at most: in total, then by stream where there are several."""
+    table, bounds = run.tally.table(), run.tally.bounds()
+    groups = [("all", table["total"], bounds["total"])]
     if len(table["streams"]) > 1:
-        groups += list(table["streams"].items())
+        groups += [(name, entry, bounds["streams"].get(name, {})) for name, entry in table["streams"].items()]
     found = []
-    for stream, entry in groups:
+    for stream, entry, at_most in groups:
         for name, title in METRICS.items():
             if entry[name]["count"] and not (name == "visible_ttft" and entry[name] == entry["ttft"]):
-                found.append({"stream": stream, "metric": title, **entry[name]})
+                bound = {f"{quantile}_bound": value for quantile, value in at_most.get(name, {}).items()}
+                found.append({"stream": stream, "metric": title, **entry[name], **bound})
     return found
 
 

@@ -19,7 +19,7 @@ from fineserve_shapes.measure.series import Series
 from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.steady import Window
 from fineserve_shapes.measure.streamtally import StreamTally
-from fineserve_shapes.measure.totals import Totals
+from fineserve_shapes.measure.totals import Totals, ms
 
 
 class Follower(Protocol):
@@ -171,6 +171,23 @@ class Tally:
             "total": _entry(self.total, self.slo),
             "streams": {name: _entry(stream.totals, stream.slo) for name, stream in self.streams.items()},
         }
+
+    def bounds(self) -> dict[str, Any]:
+        """What quantiles are at most (see `certified.bound`), as plain values: some 0.1 s of work.
+
+        `{"total": {"ttft": {"p90_ms": ..., "p99_ms": ..., "p99.9_ms": ...}, ...}, "streams": {"chat": {...}}}`, in
+        milliseconds, None where there are too few requests.
+        """
+        total = _bounds(self.tails)
+        names = self.streams if self.names.mixed else {}
+        return {"total": total, "streams": {name: _bounds(stream.tails) for name, stream in names.items()}}
+
+
+def _bounds(tails: Tails) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {f"{title}_ms": ms(one.value_s) for title, one in by_quantile.items()}
+        for name, by_quantile in tails.bounds().items()
+    }
 
 
 def _entry(totals: Totals, slo: Slo | Slos | None) -> dict[str, Any]:

@@ -124,14 +124,14 @@ class Totals:
 
 def distribution(histogram: Histogram) -> dict[str, Any]:
     """Plain values: `count`, and in milliseconds `mean_ms`, `std_ms`, `min_ms`, `p50_ms`, `p90_ms`, `p95_ms`, `p99_ms`,
-    `max_ms`; None where there is nothing."""
+    `p99.9_ms`, `max_ms`; None where there is nothing."""
     there = bool(histogram.count)
     return {
         "count": histogram.count,
         "mean_ms": ms(histogram.mean_s),
         "std_ms": ms(histogram.std_s),
         "min_ms": ms(histogram.minimum_s if there else None),
-        **{f"p{q}_ms": ms(histogram.quantile(q / 100)) for q in (50, 90, 95, 99)},
+        **{f"p{q:g}_ms": ms(histogram.quantile(q / 100)) for q in (50, 90, 95, 99, 99.9)},
         "max_ms": ms(histogram.maximum_s if there else None),
     }
 

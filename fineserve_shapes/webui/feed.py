@@ -78,6 +78,7 @@ class Feed:
         self._about: Callable[[], Mapping[str, Any]] = dict
         self._end_s: float | None = None
         self._figures: tuple[float, dict[str, Any]] = (-math.inf, {})
+        self._at_most: dict[str, Any] | None = None
 
     def begin(self, run: Watched, about: Callable[[], Mapping[str, Any]], scrapes: Sequence[ServerScrape] = ()) -> None:
         """A run begins.
@@ -85,7 +86,7 @@ class Feed:
         about: what is to be said of it, which may grow while it gets ready; under `models` those of streams by name.
         """
         self.run, self.scrapes, self._about, self._end_s = run, scrapes, about, None
-        self._figures = (-math.inf, {})
+        self._figures, self._at_most = (-math.inf, {}), None
 
     def finish(self) -> None:
         """The run is over: its figures stay until the next begins."""
@@ -114,7 +115,8 @@ class Feed:
         columns are wanted beside the total's, at most MAX_STREAMS. servers_s: the time of the last sample that it has of
         each server.
 
-        `run` (None before the first), `state`, `elapsed_s`, `now`, `table` (as `Tally.table` has it), `rows` (in a mix:
+        `run` (None before the first), `state`, `elapsed_s`, `now`, `table` (as `Tally.table` has it), `bounds` (as
+        `Tally.bounds` has them; None while the run goes on), `rows` (in a mix:
         the `total`'s, and those of the `streams` in the order of their numbers; see `stream_row`), `ledger`, `errors`,
         `fidelity` (as `judge` has it), `version`, `series` (as `Series.as_dict` has it; None where nothing changed) and
         `servers`: each server's own figures, as `url`, `status` and `series`.
@@ -150,6 +152,7 @@ class Feed:
             "elapsed_s": elapsed_s,
             "now": self._now(run, elapsed_s),
             "table": table,
+            "bounds": self._bounds(run),
             "rows": self._rows(run, models, table),
             "ledger": {**ledger.as_dict(), "open": ledger.open, "done": done(ledger), "failed": failed(ledger)},
             "errors": [
@@ -158,6 +161,12 @@ class Feed:
             ],
             "fidelity": run.fidelity(),
         }
+
+    def _bounds(self, run: Watched) -> dict[str, Any] | None:
+        """What tails are at most, once the run is over: it takes too long to be done beside what is due."""
+        if self.over and self._at_most is None:
+            self._at_most = run.tally.bounds()
+        return self._at_most if self.over else None
 
     def _state(self, run: Watched) -> str:
         if self.over:

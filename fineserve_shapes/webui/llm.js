@@ -7,7 +7,8 @@
   const METRICS = [["ttft", "TTFT"], ["ttft_from_due", "TTFT from due"], ["tpot", "TPOT"], ["itl", "ITL"],
     ["e2e_latency", "E2E"], ["lag", "Lag"]];
   const COLUMNS = [["count", "Count"], ["mean_ms", "Mean"], ["p50_ms", "p50"], ["p90_ms", "p90"], ["p95_ms", "p95"],
-    ["p99_ms", "p99"], ["max_ms", "Max"]];
+    ["p99_ms", "p99"], ["p99.9_ms", "p99.9"], ["max_ms", "Max"]];
+  const BOUNDED = ["p90_ms", "p99_ms", "p99.9_ms"];
   const STATES = { none: "no run yet", starting: "getting ready", running: "running", stopping: "ending", over: "over" };
 
   let known = forget();  // what the server has told of the run that is shown
@@ -184,17 +185,21 @@
   }
 
   function showTable() {
-    const { table } = known.told, streams = Object.entries(table.streams);
-    const groups = [["total", "All", table.total], ...(streams.length > 1 ? streams.map(([name, entry]) => [name, name, entry]) : [])];
+    const { table, bounds } = known.told, streams = Object.entries(table.streams);
+    const groups = [["total", "All", table.total, bounds && bounds.total],
+      ...(streams.length > 1 ? streams.map(([name, entry]) => [name, name, entry, bounds && bounds.streams[name]]) : [])];
+    const bounded = (column) => bounds && BOUNDED.includes(column);  // once the run is over
     const head = make("tr", {}, make("th", { scope: "col", class: "left" }, "Metric"), make("th", { scope: "col", class: "left" }, "Stream"),
-      ...COLUMNS.map(([, title]) => make("th", { scope: "col" }, title)));
+      ...COLUMNS.flatMap(([column, title]) => [make("th", { scope: "col" }, title),
+        ...(bounded(column) ? [make("th", { scope: "col", title: `${title} is at most that, with 99 % confidence` }, "at most")] : [])]));
     const body = make("tbody");
-    for (const [key, name, entry] of groups) {
+    for (const [key, name, entry, most] of groups) {
       METRICS.forEach(([metric, title], place) => body.append(make("tr",
         { class: place || key === "total" ? "" : "first", "data-stream": key, "data-metric": metric },
         make("th", { scope: "row" }, title), make("td", { class: "left" }, name),
-        ...COLUMNS.map(([column]) => make("td", { "data-column": column },
-          column === "count" ? whole(entry[metric][column]) : number(entry[metric][column]))))));
+        ...COLUMNS.flatMap(([column]) => [make("td", { "data-column": column },
+          column === "count" ? whole(entry[metric][column]) : number(entry[metric][column])),
+        ...(bounded(column) ? [make("td", { "data-bound": column }, number(most && most[metric] && most[metric][column]))] : [])]))));
     }
     replaceTable(parts.table, make("table", { class: "latencies" }, make("caption", {}, "Latencies in milliseconds, exact to 0.5 %"),
       make("thead", {}, head), body));

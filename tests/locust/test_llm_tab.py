@@ -28,6 +28,8 @@ OVER = "return document.querySelector('#fineserve h2')?.textContent.includes(': 
 TABLE = """return [...document.querySelectorAll('#fineserve .latencies tbody tr')].map((row) => [row.dataset.stream,
     row.dataset.metric, Object.fromEntries([...row.querySelectorAll('td[data-column]')].map((cell) =>
     [cell.dataset.column, cell.textContent]))])"""
+BOUNDS = """return [...document.querySelectorAll('#fineserve .latencies tr[data-metric="ttft"] td[data-bound]')].map(
+    (cell) => cell.textContent)"""
 POINTS = """return Object.fromEntries([...document.querySelectorAll('#fineserve figure')].map((figure) =>
     [figure.dataset.chart, Object.fromEntries(figure.querySelector('.plot').data.map((trace) =>
     [trace.name, [...trace.y]]))]))"""
@@ -77,6 +79,11 @@ def assert_the_tab_is_what_the_route_says(browser: Browser) -> dict[str, Any]:
         assert cells["count"] == f"{figures['count']:,}"
         for name in ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms"):
             assert float(cells[name].replace(",", "")) == pytest.approx(figures[name], rel=6e-4), (metric, name)
+    most = found["bounds"]["total"]
+    assert browser.run(BOUNDS) == [
+        "–" if bound is None else shown(bound)
+        for bound in (most["ttft"]["p90_ms"], most["ttft"]["p99_ms"], most["ttft"]["p99.9_ms"])
+    ]
     browser.until(f"return JSON.stringify(({POINTS.removeprefix('return ')}).rate?.sent) === arguments[0]",
                   json.dumps(found["series"]["total"]["sent"], separators=(",", ":")))  # fmt: skip
     running = found["servers"][0]["series"]["running"]  # whose last sample comes after the end
