@@ -36,11 +36,6 @@ class Stream:
     values: Values = field(default_factory=lambda: Values(None))
     mixed: bool = False
 
-    @property
-    def names(self) -> Names:
-        """Names as far as this stream knows them: enough for those of its requests."""
-        return Names((*map(str, range(self.number)), self.name), self.mixed)
-
 
 def checked_name(name: str) -> str:
     """The name. Raises InputError for one that would not do in a file's name, a header or a label."""
