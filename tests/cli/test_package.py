@@ -71,7 +71,7 @@ def test_the_installed_package_has_locustfiles_and_samples_and_runs_in_an_empty_
     package = installed / "fineserve_shapes"
     assert files(package / "locustfiles") == files(LOCUSTFILES)
     assert files(package / "datasets") == {
-        name for name in files(DATASETS) if name.startswith(("replay/", "Parametric/"))
+        name for name in files(DATASETS) if name.startswith(("replay/", "Parametric/", "mix/"))
     }
 
     def fineserve(*words: object) -> str:

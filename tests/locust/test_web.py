@@ -103,7 +103,7 @@ def test_the_form_has_what_most_runs_need_in_the_order_in_which_one_thinks(tmp_p
         form = form_of(open_page(locust).get("/"))
     assert list(form) == [
         "model", "request_trace_csv", "timestamp_unit", "time_scale", "start_at", "duration", "num_prompts", "slo",
-        "slo_share", "max_concurrency", "request_log", "report", "output_file",
+        "max_concurrency", "request_log", "report", "output_file",
     ]  # fmt: skip
 
 
