@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fineserve_shapes import options
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.planning.madeplan import MadePlan
 from fineserve_shapes.planning.mixfile import Mix
@@ -34,10 +33,13 @@ def mixed(mix: Mix, values: Values) -> MadePlan:
     rate_scale = values.number_or("--rate-scale", 1.0)
     if not rate_scale > 0:
         raise InputError(f"a rate can be scaled by a positive number only, got {rate_scale:g} (--rate-scale)")
+    keep = values.number_or("--keep-fraction", 1.0)
+    if not 0 < keep <= 1:
+        raise InputError(f"the fraction to keep must be above 0 and at most 1, got {keep} (--keep-fraction)")
     made: dict[str, MadePlan] = {}
     for stream in mix.streams:
         try:
-            made[stream.name] = _of_stream(stream, rate_scale)
+            made[stream.name] = _of_stream(stream, rate_scale, keep)
         except InputError as error:
             raise InputError(f"stream {stream.name}: {error}") from None
     plan = mixed_plan(
@@ -47,11 +49,8 @@ def mixed(mix: Mix, values: Values) -> MadePlan:
             "unplaced": mix.unplaced,
         },
     )
-    time_scale, keep = values.number_or("--time-scale", 1.0), values.number_or("--keep-fraction", 1.0)
-    if time_scale != 1:
+    if (time_scale := values.number_or("--time-scale", 1.0)) != 1:
         plan = plan.faster(time_scale)
-    if keep != 1:
-        plan = plan.thinned(keep, options.seed(values))
     return MadePlan(
         ended(plan, values, None),
         [f"stream {name}: {line}" for name, one in made.items() for line in one.lines],
@@ -60,8 +59,11 @@ def mixed(mix: Mix, values: Values) -> MadePlan:
     )
 
 
-def _of_stream(stream: Stream, rate_scale: float) -> MadePlan:
+def _of_stream(stream: Stream, rate_scale: float, keep: float) -> MadePlan:
+    """rate_scale, keep: of the whole mix. Which requests are kept is drawn by stream, so that it depends on no other."""
     values = stream.values
+    if keep != 1:
+        values = values.over({"keep_fraction": repr(keep * values.number_or("--keep-fraction", 1.0))})
     make, scaling = _MAKERS[str(stream.own["kind"])]
     scale = values.number_or(scaling, 1.0) * rate_scale
     made = make(values.over(_scaled(scaling, scale)))
@@ -73,7 +75,7 @@ def _of_stream(stream: Stream, rate_scale: float) -> MadePlan:
             raise InputError(
                 "its mean rate is not known before it has been read, so that it cannot be brought to another"
             )
-        made = make(values.over(_scaled(scaling, scale * scale * rate_rps / made.rate_rps)))
+        made = make(values.over(_scaled(scaling, scale * scale * rate_rps * keep / made.rate_rps)))
     plan = made.plan
     if (run_time_s := values.number("--run-time")) is not None:
         plan = plan.between(0.0, run_time_s)

@@ -119,8 +119,9 @@ def test_the_wholes_scales_and_a_streams_own_compose(tmp_path: Path):
         assert [2 * row.due_s for row in doubled[name]][: len(rows)] == pytest.approx([row.due_s for row in rows])
 
 
-def test_no_stream_depends_on_another(tmp_path: Path):
-    whole = values()
+@pytest.mark.parametrize("options", [{}, {"keep_fraction": "0.5", "time_scale": "2", "rate_scale": "1.5"}])
+def test_no_stream_depends_on_another(tmp_path: Path, options: dict[str, str]):
+    whole = values(**options)
     text = MIX.replace("[streams.chat]\nweight = 3", "[streams.chat]\nrate = 6")
     text = text.replace("[streams.agents]\nweight = 1", "[streams.agents]\nrate = 2")
     three = by_stream(read(written(tmp_path, text), whole), whole)
@@ -130,6 +131,13 @@ def test_no_stream_depends_on_another(tmp_path: Path):
     for name, rows in fewer.items():
         assert told(rows) == told(three[name])
     assert told(three["chat"]) != told(three["agents"])
+
+
+def test_a_fraction_of_the_whole_is_one_of_each_stream(tmp_path: Path):
+    streams = read(written(tmp_path), values())
+    plain, kept = by_stream(streams, values()), by_stream(streams, values(keep_fraction="0.5"))
+    assert len(kept["chat"]) == pytest.approx(len(plain["chat"]) / 2, abs=5 * 10)
+    assert {row.due_s for row in kept["old"]} < {row.due_s for row in plain["old"]}
 
 
 def test_a_streams_seed_is_made_of_the_runs_and_its_name():

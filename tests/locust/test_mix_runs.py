@@ -131,6 +131,9 @@ def _asked_is_delivered(streams: dict[str, Any]) -> None:
         asked, delivered = stream["fidelity"]["asked"], stream["fidelity"]["delivered"]
         assert delivered["requests"] == asked["requests"]
         assert delivered["rate_rps"] == pytest.approx(asked["rate_rps"], rel=0.05)
+        for width, wanted in asked["dispersion"].items():
+            if wanted is not None:
+                assert delivered["dispersion"][width] == pytest.approx(wanted, abs=0.2 * max(wanted, 1.0))
     assert streams["steady"]["fidelity"]["asked"]["rate_rps"] == pytest.approx(25, rel=0.03)
     assert streams["steady"]["fidelity"]["asked"]["gap_cv"] == pytest.approx(0, abs=1e-6)
     assert streams["bursts"]["fidelity"]["asked"]["gap_cv"] == pytest.approx(3.35, rel=0.1)
@@ -151,6 +154,7 @@ def test_a_stream_whose_server_is_down_fails_alone(tmp_path: Path):
     assert [error["requests"] for error in streams["bursts"]["errors"]] == [50]
     assert not streams["steady"]["errors"]
     assert streams["steady"]["median_ttft_ms"] == pytest.approx(150, abs=30)
+    assert streams["steady"]["fidelity"]["lag_p50_ms"] < 20
     assert not any("connect" in reason for reason in streams["steady"]["fidelity"]["reasons"])
     _asked_is_delivered(streams)
 
