@@ -99,7 +99,9 @@ def observe(
                 os.sched_setaffinity(server.pid, {second})
                 command = ["taskset", "--cpu-list", str(first), *command]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=600, check=False, cwd=folder
+            )  # what the run leaves goes with the folder
             after = resource.getrusage(resource.RUSAGE_CHILDREN)  # the simulator still runs: this is Locust's
             cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         if done.returncode or not out.exists():

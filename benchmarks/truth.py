@@ -22,7 +22,7 @@ def main() -> None:
           " | ITL p99 said, true | server late p99 | CPU s per 1,000 | MB | verdict |")  # fmt: skip
     print("|---" * 11 + "|")
     for rate_rps, tokens in LOADS:
-        seen = observe(rate_rps, SECONDS, tokens, "--request-log", "none.parquet", apart=True, ttft_ms=100, itl_ms=10)
+        seen = observe(rate_rps, SECONDS, tokens, "--request-log", "log.parquet", apart=True, ttft_ms=100, itl_ms=10)
         print(row(rate_rps, tokens, seen), flush=True)
         for reason in seen.summary["fidelity"]["reasons"]:
             print(f"<!-- {reason} -->", file=sys.stderr)
