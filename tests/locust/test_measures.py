@@ -129,8 +129,6 @@ def test_merged_figures_are_those_of_the_records_and_near_the_truth(tmp_path: Pa
             pairs = [(1e3 * inverted(values_s, q), summary[f"{label}_{name}_ms"])
                      for label, q in (("median", 0.5), ("p90", 0.9), ("p99", 0.99))]  # fmt: skip
             print(f"\n{name}: " + ", ".join(f"{a:.2f} true {b:.2f} measured" for a, b in pairs) + " ms", end="")
-            if fidelity["verdict"] != "valid":
-                del pairs[-1]  # a run that was not measured in time says so, and claims nothing of its tail
             for expected_ms, found_ms in pairs:
                 assert abs(found_ms - expected_ms) <= 0.01 * expected_ms + 1e3 * BOUND_S
         print()
