@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from certificates import Certificate, make_certificate
 
 REAL_PROCESSES = ("locust", "faults")
 
@@ -23,3 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many reruns it took: a suite that passes by second chances is to be seen."""
     terminalreporter.write_line(f"reruns: {len(terminalreporter.stats.get('rerun', []))}")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    try:
+        return make_certificate(tmp_path_factory.mktemp("tls"))
+    except FileNotFoundError:
+        pytest.skip("no openssl command to make a certificate with")

@@ -46,12 +46,6 @@ SCHEDULING_S = 0.05  # by how much a loaded machine may be late
 MB = 2**20
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
-
-
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[SimulatorProcess]:
     with SimulatorProcess(ttft_ms=400, itl_ms=50, hostile_text=True) as simulator:

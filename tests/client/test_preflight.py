@@ -9,12 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
-from certificates import Certificate, make_certificate
+from certificates import Certificate
 from servers import (
     DONE,
     HEAD,
@@ -22,6 +22,7 @@ from servers import (
     UNFRAMED,
     Lab,
     Peer,
+    Request,
     TLSPeer,
     black_hole,
     chunk,
@@ -37,12 +38,6 @@ from fineserve_shapes.client.target import Endpoints, Target
 from fineserve_shapes.client.tls import tls_context
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.answer import AnswerReader
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
 
 
 def server_at(url: str, headers: dict[str, str] | None = None, context: ssl.SSLContext | None = None) -> Server:
@@ -89,15 +84,22 @@ def listing(*names: str, **fields: Any) -> bytes:
     return sized("200 OK", json.dumps({"object": "list", "data": [{"id": name, **fields} for name in names]}).encode())
 
 
-def gives(lab: Lab, answer: bytes) -> str:
+def answering(lab: Lab, read: Callable[[Peer], Request | None], answer: bytes) -> str:
+    """The URL of a server that reads so, and answers."""
+
     def handle(peer: Peer) -> None:
-        if (request := peer.head()) is not None:
+        if (request := read(peer)) is not None:
             server.requests.append(request)
             peer.send(answer)
 
     server = lab.serve(handle)
     lab.seen = server.requests  # type: ignore[attr-defined]
     return server.url
+
+
+def gives(lab: Lab, answer: bytes) -> str:
+    """The URL of a server that answers a GET."""
+    return answering(lab, Peer.head, answer)
 
 
 def test_the_only_model_is_taken(lab: Lab) -> None:
@@ -318,15 +320,7 @@ def asks(
 
 def says(lab: Lab, answer: bytes) -> str:
     """The URL of a server that answers a POST."""
-
-    def handle(peer: Peer) -> None:
-        if (request := peer.request()) is not None:
-            server.requests.append(request)
-            peer.send(answer)
-
-    server = lab.serve(handle)
-    lab.seen = server.requests  # type: ignore[attr-defined]
-    return server.url
+    return answering(lab, Peer.request, answer)
 
 
 def refuses(lab: Lab, status: str, body: object, *headers: str) -> str:
@@ -448,14 +442,6 @@ def test_what_is_wrong_on_the_way_is_said_as_ever(lab: Lab) -> None:
 
 
 # TLS
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    try:
-        return make_certificate(tmp_path_factory.mktemp("tls"))
-    except FileNotFoundError:
-        pytest.skip("no openssl command to make a certificate with")
 
 
 def over_tls(lab: Lab, certificate: Certificate) -> str:

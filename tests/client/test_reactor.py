@@ -17,12 +17,6 @@ _socketpair = monkey.get_original("socket", "socketpair")
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
-
-
-@pytest.fixture
 def pairs() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
     pairs = [_socketpair() for _ in range(1200)]
     yield pairs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -16,12 +15,6 @@ from servers import Lab, Peer, post, sized, whole
 from fineserve_shapes.client.retry import MAX_WAIT_S, Retry429, retry_after_s
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.result import Result
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
 
 
 def refusing(times: int, *headers: str) -> object:

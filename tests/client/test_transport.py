@@ -8,13 +8,12 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import gevent
 import pytest
-from certificates import Certificate, make_certificate
+from certificates import Certificate
 from gevent import monkey
 from servers import (
     DONE,
@@ -37,20 +36,6 @@ from fineserve_shapes.client.target import Target
 from fineserve_shapes.client.transport import ConnectError, connect
 
 _block = monkey.get_original("time", "sleep")
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    try:
-        return make_certificate(tmp_path_factory.mktemp("tls"))
-    except FileNotFoundError:
-        pytest.skip("no openssl command to make a certificate with")
 
 
 # connecting

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from certificates import Certificate, make_certificate
+from certificates import Certificate
 from runs import outcomes, run_locust, summary_of, write_trace
 
 ANSWER = b'{"choices":[{"index":0,"text":"a","finish_reason":"length"}],"usage":{"completion_tokens":5}}'
@@ -36,14 +36,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
         self.wfile.write(body or b"")
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    try:
-        return make_certificate(tmp_path_factory.mktemp("tls"))
-    except FileNotFoundError:
-        pytest.skip("no openssl command to make a certificate with")
 
 
 @pytest.fixture(scope="module")
