@@ -235,6 +235,7 @@ class MixShape(PlanShape):
     option_list = options.MIX
     mix: ClassVar[str | Path | None] = None
     streams: ClassVar[Sequence[Stream]] = ()
+    _read: tuple[Values, Mix] | None = None
 
     def streams_of(self, values: Values) -> tuple[Stream, ...]:
         """Those of --mix, of a trace that is split, or of the class."""
@@ -247,6 +248,12 @@ class MixShape(PlanShape):
         return self._taken(mixed(self._mix(values), values))
 
     def _mix(self, values: Values) -> Mix:
+        """The mix that these options ask for, read once for each start: a trace that is split is read through."""
+        if self._read is None or self._read[0] is not values:
+            self._read = values, self._read_mix(values)
+        return self._read[1]
+
+    def _read_mix(self, values: Values) -> Mix:
         from fineserve_shapes.planning.mixfile import checked_mix, read_mix
 
         path, column, trace = values.path("--mix"), values.text("--split-by"), values.text("--request-trace-csv")

@@ -30,23 +30,26 @@ def summarise(
     The names of the FineServe generator come first (`duration`, `completed`, `request_throughput`, `mean_ttft_ms`, ...),
     then `steady` (see `steady.throughput`), upper bounds on the quantiles (`p99_ttft_bound_ms`, ..., `bounds`; see
     `Tails.figures`), `goodput`, `streams` (by name: the same figures of each, its
-    distributions as `Totals.figures` has them, its `goodput`, `ledger` and `fidelity`),
-    `plan`, `ledger` and `fidelity` (as `judge` has it). Durations under those names are in milliseconds as the names say;
+    distributions as `Totals.figures` has them, its `goodput`, `ledger` and `fidelity`), `plan`, `ledger` and `fidelity` (as
+    `judge` has it). Durations under those names are in milliseconds as the names say;
     `duration` is in seconds, from the start of the run, or the end of its warm-up, to the end of its last request: the
     time that requests took to end after the last one was sent is in it, and in the throughputs beside it; in those of
     `steady` it is not. Rows due in the warm-up are in the ledger, and in nothing else. None stands for what was not
     measured.
     """
     totals = tally.total
-    summary: dict[str, Any] = {
-        **run,
+    figures = {
         **_figures(totals, tally.tails, tally.warmup_s, throughput(tally.series, tally.window), ledgers.total),
         "goodput": _goodput(tally, totals, ledgers),
     }
-    summary["streams"] = {
-        name: _of_stream(tally, number, ledgers, (of_streams or {}).get(name, fidelity))
-        for number, name in enumerate(tally.names.names)
-    }
+    summary: dict[str, Any] = {**run, **figures}
+    if tally.names.mixed:
+        summary["streams"] = {
+            name: _of_stream(tally, number, ledgers, (of_streams or {}).get(name, fidelity))
+            for number, name in enumerate(tally.names.names)
+        }
+    else:
+        summary["streams"] = {tally.names.of(0): figures | _entry(totals, ledgers.total, fidelity)}
     summary["plan"] = dict(plan)
     summary["ledger"] = ledgers.total.as_dict()
     summary["fidelity"] = dict(fidelity)
@@ -136,19 +139,24 @@ def _figures(
 
 
 def _of_stream(tally: Tally, number: int, ledgers: Ledgers, fidelity: Mapping[str, Any]) -> dict[str, Any]:
-    stream = tally.of(number)
-    mixed = tally.names.mixed
-    ledger = ledgers.by_stream[number] if mixed else ledgers.total
-    window = stream.window
-    planned = ledger.planned - (stream.planned_in_warmup if mixed else tally.planned_in_warmup)
-    steady = throughput(tally.series, window, tally.names.of(number) if mixed else None)
+    """The figures of one stream of a mix."""
+    stream, ledger = tally.of(number), ledgers.by_stream[number]
+    window, planned = stream.window, ledger.planned - stream.planned_in_warmup
+    steady = throughput(tally.series, window, tally.names.of(number))
     return {
         **_figures(stream.totals, stream.tails, tally.warmup_s, steady, ledger),
-        **stream.totals.figures(),
         "goodput": None if stream.slo is None else goodput(stream.slo, stream.totals, planned, window),
+        **_entry(stream.totals, ledger, fidelity),
+    }
+
+
+def _entry(totals: Totals, ledger: Ledger, fidelity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stream has beside the figures that a run has too."""
+    return {
+        **totals.figures(),
         "ledger": ledger.as_dict(),
         "fidelity": {name: value for name, value in fidelity.items() if name not in _OF_PROCESSES},
-        "errors": errors_of(stream.totals),
+        "errors": errors_of(totals),
     }
 
 

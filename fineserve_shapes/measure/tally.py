@@ -55,7 +55,7 @@ class Tally:
         self.tails = Tails()
         self._allowed_lag_s = allowed_lag_s
         self._streams: dict[int, StreamTally] = {}
-        self._planned_in_warmup = 0
+        self.planned_in_warmup = 0
         self.followers: list[Follower] = []
         if self.names.mixed:
             for number in range(len(self.names.names)):
@@ -93,16 +93,11 @@ class Tally:
         """The steady part of the run, as of now: whatever is counted in totals was due in it."""
         return Window(self.warmup_s, max(self.delivery.last_due_s, self.warmup_s))
 
-    @property
-    def planned_in_warmup(self) -> int:
-        """Rows of the plan that were due in the warm-up."""
-        return self._planned_in_warmup
-
     def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """Rows of the plan, in time order, have been leased for the first time."""
         self.series.plan(streams, due_s)
         self.delivery.plan(due_s)
-        self._planned_in_warmup += int(np.searchsorted(due_s, self.warmup_s))
+        self.planned_in_warmup += int(np.searchsorted(due_s, self.warmup_s))
         if self.names.mixed:
             for stream in np.unique(streams).tolist():
                 self.of(stream).plan(due_s[streams == stream])

@@ -81,3 +81,8 @@ class Environment(Protocol):
     @property
     def user_classes(self) -> Sequence[Any]:
         """The locustfile's."""
+
+
+def host_of_class(environment: Environment) -> str | None:
+    """The host that a user class of the locustfile names, where one does."""
+    return next((found.host for found in environment.user_classes if found.host), None)

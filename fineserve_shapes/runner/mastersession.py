@@ -25,6 +25,7 @@ from fineserve_shapes.leases import messages
 from fineserve_shapes.machine import machine
 from fineserve_shapes.runner.conclusion import About
 from fineserve_shapes.runner.conductor import Conductor
+from fineserve_shapes.runner.environment import host_of_class
 from fineserve_shapes.runner.exits import EXIT_BAD_INPUT, EXIT_FAILED
 from fineserve_shapes.runner.interrupts import interrupt_main, on_signals
 from fineserve_shapes.runner.mailbox import Mailbox
@@ -192,7 +193,7 @@ class MasterSession:
     def _about(self) -> About:
         """What a run itself does not know."""
         environment = self._environment
-        of_class = next((found.host for found in environment.user_classes if found.host), None)
+        of_class = host_of_class(environment)
         hosts = [options.host(stream.own, environment.host, of_class) for stream in self._streams]
         host = ", ".join(dict.fromkeys(found for found in hosts if found)) or None
         return About(self._shape.mode, host, host is not None and host == self._stand_in.url, tuple(hosts))

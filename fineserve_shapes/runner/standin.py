@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fineserve_shapes import options
-from fineserve_shapes.runner.environment import Environment
+from fineserve_shapes.runner.environment import Environment, host_of_class
 from fineserve_shapes.simulator.process import SimulatorProcess
 from fineserve_shapes.streams import Stream
 
@@ -40,7 +40,7 @@ class StandIn:
 
         The run says so. Raises InputError for a preset that there is not.
         """
-        of_class = next((found.host for found in environment.user_classes if found.host), None)
+        of_class = host_of_class(environment)
         own = environment.host if environment.host != self.url else None
         needy = [stream for stream in streams if not options.host(stream.own, own, of_class)]
         if not needy:
