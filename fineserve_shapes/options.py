@@ -26,7 +26,7 @@ from fineserve_shapes.workload.traces.traceoptions import TIME_ORIGINS, UNITS, T
 if TYPE_CHECKING:
     import ssl
 
-    from fineserve_shapes.client.client import Deadlines
+    from fineserve_shapes.client.connection import Deadlines
     from fineserve_shapes.engine.run import Settings
 
 
@@ -277,7 +277,7 @@ def hosts(text: str | None) -> list[str]:
 
 def deadlines(values: Values) -> Deadlines:
     """How long to wait."""
-    from fineserve_shapes.client.client import Deadlines  # here: the tools read options too, and have no engine
+    from fineserve_shapes.client.connection import Deadlines  # here: the tools read options too, and have no engine
 
     given = {
         "connect_s": values.number("--connect-timeout"),

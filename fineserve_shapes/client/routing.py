@@ -6,7 +6,8 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fineserve_shapes.client.client import Client, Deadlines
+from fineserve_shapes.client.client import Client
+from fineserve_shapes.client.connection import Deadlines
 from fineserve_shapes.client.preflight import Server
 from fineserve_shapes.client.reactor import Reactor
 from fineserve_shapes.client.target import Target

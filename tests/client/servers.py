@@ -23,7 +23,8 @@ import gevent
 from gevent.hub import get_hub
 from gevent.server import StreamServer
 
-from fineserve_shapes.client.client import Client, Deadlines
+from fineserve_shapes.client.client import Client
+from fineserve_shapes.client.connection import Deadlines
 from fineserve_shapes.client.reactor import Reactor
 from fineserve_shapes.client.target import Target
 from fineserve_shapes.protocol.answer import AnswerReader

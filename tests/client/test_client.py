@@ -32,7 +32,8 @@ from servers import (
     whole,
 )
 
-from fineserve_shapes.client.client import Client, Deadlines
+from fineserve_shapes.client.client import Client
+from fineserve_shapes.client.connection import Deadlines
 from fineserve_shapes.client.reactor import Reactor
 from fineserve_shapes.client.target import Target
 from fineserve_shapes.errors import InputError
@@ -480,7 +481,7 @@ def test_a_client_that_is_closed_closes_what_lingers(lab: Lab) -> None:
 def test_a_whole_answer_without_done_and_without_an_end_is_no_timeout(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fineserve_shapes.client.client._SILENCE_S", 0.2)
+    monkeypatch.setattr("fineserve_shapes.client.connection._SILENCE_S", 0.2)
     answer = HEAD + b"".join(map(chunk, events()[:-1]))
     server = lab.serve(lambda peer: (peer.request() and peer.send(answer)) or peer.gone())
     result = post(lab.client(server.url))

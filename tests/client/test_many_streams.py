@@ -13,7 +13,8 @@ import pytest
 from servers import PATH, descriptors
 from thorough import THOROUGH
 
-from fineserve_shapes.client.client import Client, Deadlines
+from fineserve_shapes.client.client import Client
+from fineserve_shapes.client.connection import Deadlines
 from fineserve_shapes.client.descriptors import FEW, allow_many
 from fineserve_shapes.client.reactor import Reactor
 from fineserve_shapes.client.target import Target
