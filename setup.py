@@ -1,6 +1,11 @@
-"""What pyproject.toml cannot say: folders at the top of the checkout are installed inside the package."""
+"""What pyproject.toml cannot say: folders from the top of the checkout inside the package, and a part in C that is a bonus.
 
-from setuptools import find_packages, setup
+Where the part in C cannot be built (no compiler, not Linux) all works without it, by the same rules in Python.
+"""
+
+import sys
+
+from setuptools import Extension, find_packages, setup
 
 INSIDE = {
     "fineserve_shapes.locustfiles": "locustfiles",
@@ -8,5 +13,17 @@ INSIDE = {
     "fineserve_shapes.datasets.Parametric": "datasets/Parametric",
     "fineserve_shapes.datasets.mix": "datasets/mix",
 }
+LANES = Extension(
+    "fineserve_shapes.client._lanes",
+    ["fineserve_shapes/client/_lanes.c"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra"],
+    py_limited_api=True,
+    optional=True,
+)
 
-setup(packages=[*find_packages(include=["fineserve_shapes*"]), *INSIDE], package_dir=INSIDE)
+setup(
+    packages=[*find_packages(include=["fineserve_shapes*"]), *INSIDE],
+    package_dir=INSIDE,
+    ext_modules=[LANES] if sys.platform == "linux" else [],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if sys.platform == "linux" else {},
+)

@@ -23,14 +23,17 @@ def give_way() -> None:
 
 
 class Alarm:
-    """Calls back in the hub at an absolute time of `time.perf_counter`, once each time that it is set."""
+    """Calls back in the hub at an absolute time of `time.perf_counter`: once each time that it is set, or regularly.
+
+    set, clear: as TimerFd has them.
+    """
 
     def __init__(self, callback: Callable[[], None]) -> None:
         self._callback = callback
         self._timer = TimerFd()
         self._watcher = get_hub().loop.io(self._timer.fd, _READABLE)
         self._watcher.start(self._ring)
-        self.set = self._timer.set
+        self.set, self.clear = self._timer.set, self._timer.clear
 
     def close(self) -> None:
         """Never again."""

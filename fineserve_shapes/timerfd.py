@@ -37,9 +37,12 @@ class TimerFd:
         self._spec = _TimerSpec()
         self._at = ctypes.byref(self._spec)
 
-    def set(self, at_s: float) -> None:
-        """Become readable at that time, or at once if it has passed; what was set before is forgotten."""
-        self._set_ns(max(1, math.ceil(at_s * 1e9)))
+    def set(self, at_s: float, every_s: float = 0.0) -> None:
+        """Become readable at that time, or at once if it has passed; what was set before is forgotten.
+
+        every_s: and from then on again and again; 0: once.
+        """
+        self._set_ns(max(1, math.ceil(at_s * 1e9)), math.ceil(every_s * 1e9))
 
     def clear(self) -> None:
         """Forget what was set, and be readable no longer."""
@@ -55,7 +58,8 @@ class TimerFd:
             os.close(self.fd)
             self.fd = -1
 
-    def _set_ns(self, at_ns: int) -> None:
+    def _set_ns(self, at_ns: int, every_ns: int = 0) -> None:
         self._spec.value.seconds, self._spec.value.nanoseconds = divmod(at_ns, 1_000_000_000)
+        self._spec.interval.seconds, self._spec.interval.nanoseconds = divmod(every_ns, 1_000_000_000)
         if self._libc.timerfd_settime(self.fd, _TIMER_ABSTIME, self._at, None):
             raise OSError(ctypes.get_errno(), "timerfd_settime")

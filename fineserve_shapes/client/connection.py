@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from array import array
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import gevent
 import httptools
@@ -14,6 +16,10 @@ from fineserve_shapes.client.retry import retry_after_s
 from fineserve_shapes.client.transport import Transport
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.answer import AnswerReader
+from fineserve_shapes.protocol.repeats import TextRepeat
+
+if TYPE_CHECKING:
+    from fineserve_shapes.client._lanes import Lane
 
 _now = time.perf_counter
 _MAX_HEAD_BYTES = 2**18  # of headers, trailers and framing between two pieces of a body
@@ -58,18 +64,21 @@ class Connection:
 
     __slots__ = (
         "_at_s",
+        "_between_chunks",
         "_closed",
         "_deadlines",
         "_drained_s",
         "_framed",
         "_head_bytes",
         "_keep_alive",
+        "_lane",
         "_linger_until_s",
         "_parser",
         "_pool",
         "_progress_s",
         "_reactor",
         "_reader",
+        "_repeat",
         "_retry_after_s",
         "_sender",
         "_sent",
@@ -97,6 +106,9 @@ class Connection:
         self._token_pieces = 0  # of the read that goes on
         self._token_s: float | None = None  # when the last of an answer's tokens came
         self._drained_s = 0.0  # when there was last nothing left to read
+        self._between_chunks = False  # HTTP's framing has ended a piece of the body, and told of no other
+        self._lane: Lane | None = None
+        self._repeat: TextRepeat | None = None  # what the lane tells
         self._sender: tuple[Waiter, gevent.Greenlet] | None = None  # who is sending, for which exchange
         reactor.add(transport.fileno(), self._on_readable)
 
@@ -122,7 +134,10 @@ class Connection:
             pass  # what the server said before it hung up, if anything, is still to be read
         finally:
             self._sender = None
-        end: str = waiter.get()
+        try:
+            end: str = waiter.get()
+        finally:
+            self._lift_lane()
         return end
 
     def quiet(self) -> bool:
@@ -153,6 +168,7 @@ class Connection:
         """Close it, in the middle of an answer if need be."""
         if not self._closed:
             self._closed = True
+            self._lift_lane()
             self._reactor.unwatch(self)
             self._reactor.remove(self._transport.fileno())
             self._transport.close()
@@ -165,7 +181,10 @@ class Connection:
         if self._linger_until_s is not None:
             if now_s > self._linger_until_s:
                 self.close()
-        elif now_s - self._started_s > limits.request_s:
+            return
+        if now_s - self._progress_s > min(limits.progress_s, _SILENCE_S):
+            self._catch_up()  # what came by the lane is progress too
+        if now_s - self._started_s > limits.request_s:
             self._end(f"no end of the answer within {limits.request_s:g} s", now_s)
         elif now_s - self._progress_s > limits.progress_s:
             self._end(f"no progress for {limits.progress_s:g} s", now_s)
@@ -192,7 +211,19 @@ class Connection:
         except OSError:  # a reset, or TLS gone wrong
             self._at_s = _now()
             self._lost("reset")
-            return
+        else:
+            self._take(data, at_s)
+
+    def _on_other(self, data: bytes | int, at_s: float) -> None:
+        """The lane has read what is none of its pieces, or an error."""
+        self._catch_up()
+        if isinstance(data, int):
+            self._at_s = _now()
+            self._lost("reset")
+        else:
+            self._take(data, at_s)
+
+    def _take(self, data: bytes, at_s: float) -> None:
         self._at_s = at_s
         if not data:
             self._lost("eof")
@@ -216,6 +247,46 @@ class Connection:
                     self._pool.lingering.discard(self)
                     self._settle()
             self._log_read(at_s)
+            self._lay_lane(data)
+
+    def _lay_lane(self, data: bytes) -> None:
+        """Let the repeats of the last event be read by a lane, where there can be one; what was there before goes.
+
+        A lane reads whole chunks of HTTP, so these bytes, the last that were read, must have ended with one: their last
+        line is not the header of the next, which would have been told.
+        """
+        make, stamped, reader = self._reactor.new_lane, self._transport.stamped, self._reader
+        if make is None or stamped is None or reader is None:
+            return
+        whole = self._between_chunks and data.endswith(b"\r\n")
+        repeat = reader.repeat if whole and self._waiter is not None else None
+        if repeat is self._repeat:
+            return
+        self._lift_lane()
+        if repeat is not None and self._token_s is not None:
+            self._repeat = repeat
+            self._lane = reader.ahead = make(*repeat.around, reader.most_repeats, stamped.since_s, self._token_s)
+            self._reactor.lay(self._transport.fileno(), self._lane, self._on_other)
+
+    def _catch_up(self) -> None:
+        """Take over what the lane holds."""
+        lane, reader = self._lane, self._reader
+        if lane is not None and reader is not None and lane.held:
+            times, body_bytes = lane.take()
+            reader.take_repeats(array("d", times), body_bytes)
+            self._at_s = self._progress_s = self._token_s = lane.token_s
+            self._drained_s = lane.drained_s
+
+    def _lift_lane(self) -> None:
+        """Read on without it."""
+        if self._lane is not None:
+            self._catch_up()
+            self._reactor.lift(self._transport.fileno())
+            if self._transport.stamped is not None:
+                self._transport.stamped.since_s = self._lane.since_s
+            if self._reader is not None:
+                self._reader.ahead = None
+            self._lane = self._repeat = None
 
     def _log_read(self, at_s: float) -> None:
         """How late it was, and how sure the times of its tokens are."""
@@ -243,7 +314,7 @@ class Connection:
 
     def on_message_begin(self) -> None:
         """An answer begins; one without a request makes the connection unusable."""
-        self._framed = False
+        self._framed = self._between_chunks = False
         self._retry_after_s: float | None = None
         if self._reader is None:
             self._keep_alive = False
@@ -261,6 +332,14 @@ class Connection:
         status = self._parser.get_status_code()
         if status >= 200 and self._reader is not None:  # 1xx comes before the answer
             self._reader.headers(status, self._retry_after_s)
+
+    def on_chunk_header(self) -> None:
+        """A piece of the body begins."""
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        """It has ended."""
+        self._between_chunks = True
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body, which came at `_at_s`."""
@@ -283,5 +362,6 @@ class Connection:
             self._keep_alive = self._parser.should_keep_alive()
         elif self._reader is not None and self._reader.status is not None:
             self._keep_alive = self._parser.should_keep_alive()
+            self._lift_lane()
             self._reader = None
             self._end("done", self._at_s)

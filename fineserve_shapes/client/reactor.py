@@ -6,22 +6,27 @@ and a greenlet wakes up once per request, when its answer has ended.
 Where the kernel stamps what comes, a piece need not be read at once: only before the next piece of the same stream. So
 sockets are looked at by the clock while answers are awaited, at an interval that follows the gaps between tokens, which
 saves most of the waking up. A tick reads few sockets, and the hub goes round between ticks: what is due goes out first.
-Without stamps the time of a read is all there is, and every piece wakes the reader.
+Without stamps the time of a read is all there is, and every piece wakes the reader. Where answers have lanes (`lanes`),
+most of what comes never gets as far as a callback.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import gevent
 from gevent import monkey
 from gevent.hub import get_hub
 
-from fineserve_shapes.client.readlog import ReadLog
+from fineserve_shapes.client.lanes import Lanes, lane_type, open_lanes
+from fineserve_shapes.client.readlog import LONGER, SHORTER, ReadLog
 from fineserve_shapes.client.receivestamps import keep_stamping
 from fineserve_shapes.timer import Alarm, give_way
+
+if TYPE_CHECKING:
+    from fineserve_shapes.client._lanes import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,7 @@ _READS_PER_TICK = 48  # then others have their turn: what is read later has its 
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
 _TICKS_PER_GAP = 4
+_NEAR = 0.1  # to the interval that is wanted, as a share: setting the alarm anew costs a call of the system
 _CHECKS_PER_TURN = 500
 SWEEP_S = 0.1
 
@@ -68,18 +74,27 @@ class Reactor:
         self._stamping = keep_stamping()  # from before the first connection to after the last
         self._epoll = monkey.get_original("select", "epoll")()
         self._readers: dict[int, Callable[[], None]] = {}
+        self._takers: dict[int, Callable[[bytes | int, float], None]] = {}
         self._watched: set[WithDeadline] = set()
-        self.reads = ReadLog()
-        self.emptied_s = clock()
-        """When all sockets were last known to be empty: what is read now came later."""
+        self.new_lane = lane_type() if self._stamping is not None else None
+        """Makes a lane for `lay`; None where all is to be read by callbacks."""
+        self._lanes: Lanes = open_lanes(self._epoll, SHORTER, LONGER)
+        self._lanes.emptied_s = clock()
+        self.reads = ReadLog(self._lanes)
         self._alarm: Alarm | None = None
         self._ticking = False
+        self._every_s = 0.0  # at what interval the alarm rings by itself
         if self._stamping is not None:
             self._alarm = Alarm(self._tick)
         else:
             self._watcher = get_hub().loop.io(self._epoll.fileno(), _READABLE)  # epoll descriptors can be polled too
             self._watcher.start(self._drain)
         self._sweeper = gevent.spawn(self._sweep)
+
+    @property
+    def emptied_s(self) -> float:
+        """When all sockets were last known to be empty: what is read now came later."""
+        return self._lanes.emptied_s
 
     @property
     def stamps(self) -> bool:
@@ -94,7 +109,19 @@ class Reactor:
     def remove(self, fd: int) -> None:
         """Forget a descriptor; before it is closed."""
         if self._readers.pop(fd, None) is not None:
+            self.lift(fd)
             self._epoll.unregister(fd)
+
+    def lay(self, fd: int, lane: Lane, on_other: Callable[[bytes | int, float], None]) -> None:
+        """Let a lane read the descriptor; call back with whatever it read that is not its own, the number of an error
+        included, and when that came."""
+        self._takers[fd] = on_other
+        self._lanes.lay(fd, lane)
+
+    def lift(self, fd: int) -> None:
+        """The descriptor is read by its callback again."""
+        if self._takers.pop(fd, None) is not None:
+            self._lanes.lift(fd)
 
     def watch(self, watched: WithDeadline) -> None:
         """Check its deadlines from now on, and look for what it waits for."""
@@ -109,6 +136,8 @@ class Reactor:
 
     def close(self) -> None:
         """Stop; the sockets are their owners' to close."""
+        for fd in list(self._takers):
+            self.lift(fd)
         self._readers.clear()  # a connection that is closed after this has nothing to remove
         self._watched.clear()
         self._sweeper.kill(block=False)
@@ -128,25 +157,39 @@ class Reactor:
     def _tick(self) -> None:
         more = self._drain()
         self._ticking = bool(self._watched)
-        if self._ticking and self._alarm is not None:
-            # by the hub, not in a loop here: what is due goes out in between
-            self._alarm.set(self._clock() + (0.0 if more else self._interval_s))
+        if self._alarm is None:
+            return
+        if not self._ticking:
+            self._alarm.clear()
+            self._every_s = 0.0
+        elif more:  # by the hub, not in a loop here: what is due goes out in between
+            self._alarm.set(self._clock())
+            self._every_s = 0.0
+        else:
+            every_s = self._interval_s
+            if abs(every_s - self._every_s) > _NEAR * self._every_s:
+                self._alarm.set(self._clock() + every_s, every_s)
+                self._every_s = every_s
 
     def _drain(self) -> bool:
         """Read what is there; whether there may be more."""
         began_s = self._clock()
-        found = self._epoll.poll(0, _READS_PER_TICK)
-        for fd, _events in found:
-            on_readable = self._readers.get(fd)  # a callback before it may have removed it
-            if on_readable is None:
-                continue
+        found, others = self._lanes.drain(_READS_PER_TICK)
+        for fd, data, at_s in others:
             try:
-                on_readable()
+                if data is None:
+                    on_readable = self._readers.get(fd)  # a callback before it may have removed it
+                    if on_readable is not None:
+                        on_readable()
+                else:
+                    on_other = self._takers.get(fd)
+                    if on_other is not None:
+                        on_other(data, at_s)
             except Exception:  # gevent would stop the watcher, and with it every stream of the process
                 logger.exception("a connection could not be read; its deadline will end it")
                 self.remove(fd)
-        if len(found) < _READS_PER_TICK:
-            self.emptied_s = began_s
+        if found < _READS_PER_TICK:
+            self._lanes.emptied_s = began_s
             return False
         return True
 

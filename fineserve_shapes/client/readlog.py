@@ -11,27 +11,31 @@ from array import array
 
 import numpy as np
 
+from fineserve_shapes.client.lanes import Lanes
 from fineserve_shapes.measure.reads import Reads
 
 USUAL_GAP = 0.1
 """The gap between tokens that the reader goes by: as a quantile of all."""
 _STEP = 0.05
+SHORTER, LONGER = 1 - _STEP * (1 - USUAL_GAP), 1 + _STEP * USUAL_GAP
+"""The factors by which the estimate follows a gap that is shorter than it, or longer."""
 
 
 class ReadLog:
-    """Collects reads that held tokens, for one process.
+    """Collects reads that held tokens, for one process. lanes: what is read without coming here."""
 
-    gap_s: the short gaps between the reads of one stream, as a running estimate of their quantile USUAL_GAP; 0 before
-    there is one.
-    """
+    __slots__ = ("_delays_s", "_first_s", "_lanes", "_shared_s")
 
-    __slots__ = ("_delays_s", "_first_s", "_shared_s", "gap_s")
-
-    def __init__(self) -> None:
-        self.gap_s = 0.0
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
         self._delays_s = array("d")
         self._first_s = array("d")
         self._shared_s = array("d")
+
+    @property
+    def gap_s(self) -> float:
+        """The short gaps between the reads of one stream: a running estimate of their quantile USUAL_GAP, 0 at first."""
+        return self._lanes.gap_s
 
     def first(self, delay_s: float, unsure_s: float, pieces: int) -> None:
         """A read that held the first token of an answer, and so many pieces with tokens in all.
@@ -51,18 +55,16 @@ class ReadLog:
         if pieces > 1:
             self._shared_s.append(unsure_s)
             since_s /= pieces
-        if not self.gap_s:
-            self.gap_s = since_s
-        elif since_s < self.gap_s:
-            self.gap_s *= 1 - _STEP * (1 - USUAL_GAP)
-        else:
-            self.gap_s *= 1 + _STEP * USUAL_GAP
+        gap_s = self._lanes.gap_s
+        self._lanes.gap_s = gap_s * (SHORTER if since_s < gap_s else LONGER) if gap_s else since_s
 
     def take(self) -> Reads:
         """All since the last call."""
         found = Reads()
         found.delay.record(np.array(self._delays_s))
+        found.delay.record(np.frombuffer(self._lanes.take_delays()))
         found.first_unsure.record(np.array(self._first_s))
         found.shared_unsure.record(np.array(self._shared_s))
+        found.shared_unsure.record(np.frombuffer(self._lanes.take_unsure()))
         del self._delays_s[:], self._first_s[:], self._shared_s[:]
         return found

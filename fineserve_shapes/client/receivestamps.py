@@ -20,6 +20,8 @@ _Socket: type[socket.socket] = monkey.get_original("socket", "socket")
 _SO_TIMESTAMPNS = 35  # Linux's, on all but a few old architectures; Python has no name for it
 _STAMP = struct.Struct("@ll")  # seconds and nanoseconds of the wall clock
 _AT_ONCE_S = 2e-5
+READ_BYTES = 2**16
+"""How much is read at once."""
 _SPACE = socket.CMSG_SPACE(_STAMP.size) if hasattr(socket, "CMSG_SPACE") else 0
 
 _now_s = time.perf_counter
@@ -37,7 +39,7 @@ class StampedSocket:
         self.since_s = _now_s()
         """No byte that is still to be read came before that: the wall clock may jump, this bounds what it can do."""
 
-    def recv(self, size: int) -> tuple[bytes, float]:
+    def recv(self, size: int = READ_BYTES) -> tuple[bytes, float]:
         """Bytes that are there and when the newest of them came; b"" at the end; BlockingIOError where there are none."""
         if self._recvmsg is None:
             data = self._socket.recv(size)

@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import gevent.socket
 from gevent import monkey
 
-from fineserve_shapes.client.receivestamps import StampedSocket
+from fineserve_shapes.client.receivestamps import READ_BYTES, StampedSocket
 from fineserve_shapes.client.target import Target
 
-_RECV_BYTES = 2**16
 _Socket: type[socket.socket] = monkey.get_original("socket", "socket")
 _getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
@@ -29,9 +28,11 @@ class Transport(Protocol):
     """A connected, non-blocking byte stream.
 
     ended: no more will come, although the socket may not show it: with the last bytes came word that they are the last.
+    stamped: the socket, where its bytes are the stream's as they are.
     """
 
     ended: bool
+    stamped: StampedSocket | None
 
     def fileno(self) -> int: ...
 
@@ -54,12 +55,11 @@ class PlainTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._stamped = StampedSocket(sock)
+        self.stamped: StampedSocket | None
+        self.stamped = self._stamped = StampedSocket(sock)
+        self.recv = self._stamped.recv
         self.fileno = sock.fileno
         self.close = sock.close
-
-    def recv(self) -> tuple[bytes, float]:
-        return self._stamped.recv(_RECV_BYTES)
 
     def readable(self) -> bool:
         try:
@@ -84,6 +84,8 @@ class PlainTransport:
 
 class TLSTransport:
     """TLS over TCP, by memory buffers: the socket stays non-blocking and gevent out of the way."""
+
+    stamped: StampedSocket | None = None
 
     def __init__(self, plain: PlainTransport, context: ssl.SSLContext, host: str) -> None:
         self._plain = plain
@@ -122,7 +124,7 @@ class TLSTransport:
         parts: list[bytes] = []
         while True:
             try:
-                part = self._tls.read(_RECV_BYTES)
+                part = self._tls.read(READ_BYTES)
             except ssl.SSLWantReadError:
                 break
             if not part:  # the end of TLS; the server may well keep the TCP connection until it is answered

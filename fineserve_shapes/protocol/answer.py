@@ -7,6 +7,7 @@ the caller's; nothing here reads a clock.
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from fineserve_shapes.protocol.openai import (
     read_answer,
     read_event,
 )
-from fineserve_shapes.protocol.repeats import Repeat, Repeats
+from fineserve_shapes.protocol.repeats import Ahead, Repeat, Repeats, TextRepeat
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.protocol.sse import MAX_EVENT_BYTES, SSEDecoder, SSEError
 from fineserve_shapes.protocol.tokens import Kind, Pieces, count_tokens
@@ -54,38 +55,17 @@ class AnswerReader:
 
     asked_tokens: how many were asked for in each choice, to know a short answer and an endless one; None: no bound.
     choices: how many were asked for (`n`). candidates: how many the server makes for them (`best_of`), if more.
+
+    Whoever reads for it may tell repeats of `repeat` apart itself, and bring them with `take_repeats`: `ahead` are those
+    that are told and not brought yet.
     """
 
     __slots__ = (
-        "_body",
-        "_choices",
-        "_counted",
-        "_error",
-        "_event_s",
-        "_final_usage",
-        "_finished",
-        "_first_visible_s",
-        "_head",
-        "_is_json",
-        "_metrics",
-        "_most_tokens",
-        "_partial",
-        "_pieces",
-        "_repeats",
-        "_result_tokens",
-        "_retry_after_s",
-        "_sse",
-        "_usage_ended",
-        "asked_tokens",
-        "body_bytes",
-        "choices",
-        "done",
-        "first_token_s",
-        "hopeless",
-        "input_tokens",
-        "sent_s",
-        "status",
-    )
+        "_body", "_choices", "_counted", "_error", "_event_s", "_final_usage", "_finished", "_first_visible_s",
+        "_head", "_is_json", "_metrics", "_most_tokens", "_partial", "_pieces", "_repeats", "_result_tokens",
+        "_retry_after_s", "_sse", "_usage_ended", "ahead", "asked_tokens", "body_bytes", "choices", "done",
+        "first_token_s", "hopeless", "input_tokens", "sent_s", "status",
+    )  # fmt: skip
 
     def __init__(self, asked_tokens: int | None, choices: int = 1, candidates: int = 1) -> None:
         self.asked_tokens = asked_tokens
@@ -99,6 +79,7 @@ class AnswerReader:
         self.first_token_s: float | None = None
         self.done = False  # [DONE] has come
         self.hopeless = False  # reading on would change nothing and cost memory: the connection should be closed
+        self.ahead: Ahead | None = None
         self._retry_after_s: float | None = None
         self._sse = SSEDecoder()
         self._is_json: bool | None = None  # not known before the first byte of the body
@@ -121,7 +102,35 @@ class AnswerReader:
     @property
     def tokens(self) -> int:
         """Output tokens so far: as they were counted, until the end of the answer tells better."""
-        return self._counted if self._result_tokens is None else self._result_tokens
+        if self._result_tokens is not None:
+            return self._result_tokens
+        return self._counted if self.ahead is None else self._counted + self.ahead.held
+
+    @property
+    def repeat(self) -> TextRepeat | None:
+        """What tells events that equal the last one but for their text, in a body that holds one of them and no more."""
+        repeat = self._repeats.framed
+        return repeat if type(repeat) is TextRepeat and self._sse.between_events and self.status == 200 else None
+
+    @property
+    def most_repeats(self) -> int:
+        """How many more tokens it takes before it gives an answer up that does not end."""
+        return self._most_tokens - self._counted
+
+    def take_repeats(self, times_s: array[float], body_bytes: int) -> None:
+        """Take events that `repeat` would have told, one token each, which came at these times and held these bytes."""
+        repeat = self._repeats.framed
+        if repeat is None:
+            raise ValueError("there is no event that these repeat")
+        self.body_bytes += body_bytes
+        if self._pieces.usage:
+            for at_s in times_s:
+                self._take_repeat(repeat, at_s)
+            return
+        self._event_s = times_s[-1]
+        self._usage_ended = False
+        self._pieces.times_s.extend(times_s)
+        self._counted += len(times_s)
 
     @property
     def complete(self) -> bool:

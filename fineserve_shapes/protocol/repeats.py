@@ -46,6 +46,14 @@ class Repeat(Protocol):
         """The same for events that come with these bytes around them."""
 
 
+class Ahead(Protocol):
+    """Repeats that were told apart by somebody else."""
+
+    @property
+    def held(self) -> int:
+        """How many they are."""
+
+
 class TextRepeat:
     """Events that are equal but for their text."""
 
@@ -56,6 +64,11 @@ class TextRepeat:
         self._tail, self._tail_bytes = tail, len(tail)
         self.choice = choice
         self.usage: Usage | None = None
+
+    @property
+    def around(self) -> tuple[bytes, bytes]:
+        """What stands before the text, and after it."""
+        return self._head, self._tail
 
     def is_told(self, data: bytes) -> bool:
         """See `Repeat`."""

@@ -1,0 +1,450 @@
+/* Lanes: pieces of answers that repeat the last one but for their text, off the socket to a time without Python.
+ *
+ * What may live here: the reading of sockets that an epoll descriptor finds readable, and the recognition of whole HTTP
+ * chunks that each hold one event with known bytes around its text. What such an event means was understood in Python,
+ * when the lane was laid (protocol/repeats.py says why that is exact). A read that holds anything else, half an event
+ * say, goes to Python as it came.
+ *
+ * All is under the interpreter's lock: nothing here waits.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <structmember.h>
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define BUFFER_BYTES 65536
+#define MOST_EVENTS 256
+#define MOST_SIZE_DIGITS 7
+#define AT_ONCE_S 2e-5
+
+/* An array of times that grows. */
+typedef struct {
+    double *values;
+    Py_ssize_t count, room;
+} Times;
+
+static int times_add(Times *self, double value)
+{
+    if (self->count == self->room) {
+        Py_ssize_t room = self->room ? 2 * self->room : 64;
+        double *values = PyMem_Realloc(self->values, room * sizeof(double));
+        if (values == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        self->values = values;
+        self->room = room;
+    }
+    self->values[self->count++] = value;
+    return 0;
+}
+
+static PyObject *times_take(Times *self)
+{
+    const char *bytes = self->count ? (const char *)self->values : "";
+    PyObject *taken = PyBytes_FromStringAndSize(bytes, self->count * (Py_ssize_t)sizeof(double));
+    if (taken != NULL)
+        self->count = 0;
+    return taken;
+}
+
+/* Lane: one answer's pieces on one connection. */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *before_bytes, *after_bytes; /* which own what these point to */
+    const char *before, *after;
+    Py_ssize_t before_size, after_size;
+    Times held;       /* when the pieces came that Python has not taken yet */
+    Py_ssize_t bytes; /* of the body, in these pieces */
+    Py_ssize_t left;  /* how many more it takes */
+    double since_s;   /* no byte that is still to be read came before that */
+    double token_s;   /* when the last piece came */
+    double drained_s; /* when the last piece had been read */
+} Lane;
+
+static int lane_init(PyObject *object, PyObject *arguments, PyObject *named)
+{
+    Lane *self = (Lane *)object;
+    static char *names[] = {"before", "after", "most", "since_s", "token_s", NULL};
+    PyObject *before, *after;
+    if (self->before_bytes != NULL) {
+        PyErr_SetString(PyExc_TypeError, "a lane is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(arguments, named, "SSndd", names, &before, &after, &self->left, &self->since_s,
+                                     &self->token_s))
+        return -1;
+    self->before_bytes = Py_NewRef(before);
+    self->after_bytes = Py_NewRef(after);
+    self->before = PyBytes_AsString(before);
+    self->after = PyBytes_AsString(after);
+    self->before_size = PyBytes_Size(before);
+    self->after_size = PyBytes_Size(after);
+    self->drained_s = self->token_s;
+    return 0;
+}
+
+static void lane_dealloc(PyObject *object)
+{
+    Lane *self = (Lane *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->before_bytes);
+    Py_XDECREF(self->after_bytes);
+    PyMem_Free(self->held.values);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+/* Whether bytes are the inside of a string of JSON without \u in it. */
+static int is_text(const char *at, const char *end)
+{
+    for (; at < end; at++) {
+        unsigned char c = (unsigned char)*at;
+        if (c < 0x20 || c == '"')
+            return 0;
+        if (c == '\\' && (++at == end || *at == '\0' || strchr("\"\\/bfnrt", *at) == NULL))
+            return 0;
+    }
+    return 1;
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+/* The size of the first chunk of HTTP, with its framing, where it repeats the lane's event; 0 where not. */
+static Py_ssize_t lane_match(const Lane *self, const char *data, Py_ssize_t size, Py_ssize_t *body)
+{
+    Py_ssize_t digits = 0;
+    *body = 0;
+    while (digits < size && digits < MOST_SIZE_DIGITS) {
+        int digit = hex_digit(data[digits]);
+        if (digit < 0)
+            break;
+        *body = *body * 16 + digit;
+        digits++;
+    }
+    Py_ssize_t whole = digits + 2 + *body + 2;
+    if (digits == 0 || size < whole)
+        return 0;
+    const char *start = data + digits + 2, *end = start + *body;
+    if (start[-2] != '\r' || start[-1] != '\n' || end[0] != '\r' || end[1] != '\n')
+        return 0;
+    if (*body <= self->before_size + self->after_size) /* an empty text is no token */
+        return 0;
+    if (memcmp(start, self->before, self->before_size) || memcmp(end - self->after_size, self->after, self->after_size))
+        return 0;
+    return is_text(start + self->before_size, end - self->after_size) ? whole : 0;
+}
+
+/* How many chunks the bytes are that all repeat the lane's event; 0 where they are anything else. */
+static Py_ssize_t lane_count(const Lane *self, const char *data, Py_ssize_t size, Py_ssize_t *bytes)
+{
+    Py_ssize_t count = 0, body;
+    *bytes = 0;
+    while (size > 0) {
+        Py_ssize_t whole = lane_match(self, data, size, &body);
+        if (whole == 0)
+            return 0;
+        count++;
+        *bytes += body;
+        data += whole;
+        size -= whole;
+    }
+    return count;
+}
+
+static PyObject *lane_take(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    Lane *self = (Lane *)object;
+    PyObject *times = times_take(&self->held);
+    if (times == NULL)
+        return NULL;
+    Py_ssize_t bytes = self->bytes;
+    self->bytes = 0;
+    return Py_BuildValue("Nn", times, bytes);
+}
+
+static PyMethodDef lane_methods[] = {{"take", lane_take, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
+
+static PyMemberDef lane_members[] = {
+    {"held", T_PYSSIZET, offsetof(Lane, held.count), READONLY, NULL},
+    {"since_s", T_DOUBLE, offsetof(Lane, since_s), READONLY, NULL},
+    {"token_s", T_DOUBLE, offsetof(Lane, token_s), READONLY, NULL},
+    {"drained_s", T_DOUBLE, offsetof(Lane, drained_s), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot lane_slots[] = {
+    {Py_tp_init, lane_init}, {Py_tp_dealloc, lane_dealloc}, {Py_tp_methods, lane_methods},
+    {Py_tp_members, lane_members}, {Py_tp_new, PyType_GenericNew}, {0, NULL},
+};
+
+static PyType_Spec lane_spec = {"fineserve_shapes.client._lanes.Lane", sizeof(Lane), 0, Py_TPFLAGS_DEFAULT, lane_slots};
+
+/* Lanes: the lanes of one epoll descriptor. */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *lane_type;
+    int epoll;
+    Lane **by_fd;
+    int room;
+    Times delays_s;   /* of reads: from when the last piece came to when it had been read */
+    Times unsure_s;   /* of reads with several pieces: from when the socket was known to be empty to when the last came */
+    double emptied_s; /* when all sockets were last known to be empty */
+    double gap_s, shorter, longer; /* a running quantile of the gaps between pieces, and its steps */
+    char buffer[BUFFER_BYTES];
+} Lanes;
+
+static int lanes_init(PyObject *object, PyObject *arguments, PyObject *named)
+{
+    Lanes *self = (Lanes *)object;
+    static char *names[] = {"epoll", "shorter", "longer", NULL};
+    if (!PyArg_ParseTupleAndKeywords(arguments, named, "idd", names, &self->epoll, &self->shorter, &self->longer))
+        return -1;
+    if (self->lane_type == NULL) {
+        PyObject *module = PyType_GetModule(Py_TYPE(object));
+        self->lane_type = module == NULL ? NULL : PyObject_GetAttrString(module, "Lane");
+    }
+    return self->lane_type == NULL ? -1 : 0;
+}
+
+static void lanes_dealloc(PyObject *object)
+{
+    Lanes *self = (Lanes *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    for (int fd = 0; fd < self->room; fd++)
+        Py_XDECREF((PyObject *)self->by_fd[fd]);
+    PyMem_Free(self->by_fd);
+    PyMem_Free(self->delays_s.values);
+    PyMem_Free(self->unsure_s.values);
+    Py_XDECREF(self->lane_type);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static PyObject *lanes_lay(PyObject *object, PyObject *arguments)
+{
+    Lanes *self = (Lanes *)object;
+    int fd;
+    PyObject *lane;
+    if (!PyArg_ParseTuple(arguments, "iO!", &fd, (PyTypeObject *)self->lane_type, &lane))
+        return NULL;
+    if (fd < 0)
+        return PyErr_Format(PyExc_ValueError, "no descriptor: %d", fd);
+    if (fd >= self->room) {
+        int room = 2 * fd + 64;
+        Lane **by_fd = PyMem_Realloc(self->by_fd, room * sizeof(Lane *));
+        if (by_fd == NULL)
+            return PyErr_NoMemory();
+        memset(by_fd + self->room, 0, (room - self->room) * sizeof(Lane *));
+        self->by_fd = by_fd;
+        self->room = room;
+    }
+    Lane *before = self->by_fd[fd];
+    self->by_fd[fd] = (Lane *)Py_NewRef(lane);
+    Py_XDECREF((PyObject *)before);
+    Py_RETURN_NONE;
+}
+
+static PyObject *lanes_lift(PyObject *object, PyObject *arguments)
+{
+    Lanes *self = (Lanes *)object;
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "i", &fd))
+        return NULL;
+    if (fd >= 0 && fd < self->room) {
+        Lane *before = self->by_fd[fd];
+        self->by_fd[fd] = NULL;
+        Py_XDECREF((PyObject *)before);
+    }
+    Py_RETURN_NONE;
+}
+
+static double seconds(const struct timespec *at) { return (double)at->tv_sec + 1e-9 * (double)at->tv_nsec; }
+
+/* Now, of CLOCK_MONOTONIC, which is Python's perf_counter; and the wall clock some microseconds before at most. */
+static double both_clocks(struct timespec *wall)
+{
+    struct timespec before, now;
+    for (int again = 0; again < 3; again++) {
+        clock_gettime(CLOCK_MONOTONIC, &before);
+        clock_gettime(CLOCK_REALTIME, wall);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (seconds(&now) - seconds(&before) < AT_ONCE_S) /* else a pause may lie between them */
+            break;
+    }
+    return seconds(&now);
+}
+
+/* When what was read came, by its stamp where it has one; `now_s` becomes the time after the read. */
+static double came_s(struct msghdr *message, double since_s, double *now_s)
+{
+    struct timespec wall, stamp;
+    *now_s = both_clocks(&wall);
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
+        if (part->cmsg_level == SOL_SOCKET && part->cmsg_type == SO_TIMESTAMPNS &&
+            part->cmsg_len == CMSG_LEN(sizeof(stamp))) {
+            memcpy(&stamp, CMSG_DATA(part), sizeof(stamp));
+            double age_s = (double)(wall.tv_sec - stamp.tv_sec) + 1e-9 * (double)(wall.tv_nsec - stamp.tv_nsec);
+            double at_s = *now_s - (age_s > 0 ? age_s : 0);
+            return at_s > since_s ? at_s : since_s;
+        }
+    }
+    return *now_s;
+}
+
+/* A read of so many pieces of a lane. */
+static int lanes_log(Lanes *self, const Lane *lane, double at_s, double now_s, Py_ssize_t pieces)
+{
+    if (times_add(&self->delays_s, now_s - at_s) < 0)
+        return -1;
+    if (pieces > 1) {
+        double empty_s = lane->drained_s > self->emptied_s ? lane->drained_s : self->emptied_s;
+        if (times_add(&self->unsure_s, at_s > empty_s ? at_s - empty_s : 0) < 0)
+            return -1;
+    }
+    double gap_s = (at_s - lane->token_s) / (double)pieces;
+    if (self->gap_s == 0)
+        self->gap_s = gap_s;
+    else
+        self->gap_s *= gap_s < self->gap_s ? self->shorter : self->longer;
+    return 0;
+}
+
+/* Read one socket. 0: what came is the lane's; 1: it is Python's, in `other`; -1: an exception is set. */
+static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
+{
+    char control[CMSG_SPACE(sizeof(struct timespec))];
+    struct iovec part = {self->buffer, BUFFER_BYTES};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    ssize_t size = recvmsg(fd, &message, MSG_DONTWAIT);
+    if (size < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+            return 0;
+        *other = Py_BuildValue("iid", fd, errno, lane->since_s);
+        return *other == NULL ? -1 : 1;
+    }
+    double now_s, at_s = came_s(&message, lane->since_s, &now_s);
+    lane->since_s = at_s;
+    Py_ssize_t bytes, pieces = lane_count(lane, self->buffer, size, &bytes);
+    if (pieces == 0 || pieces > lane->left) {
+        *other = Py_BuildValue("iy#d", fd, self->buffer, (Py_ssize_t)size, at_s);
+        return *other == NULL ? -1 : 1;
+    }
+    if (lanes_log(self, lane, at_s, now_s, pieces) < 0)
+        return -1;
+    for (Py_ssize_t number = 0; number < pieces; number++)
+        if (times_add(&lane->held, at_s) < 0)
+            return -1;
+    lane->left -= pieces;
+    lane->bytes += bytes;
+    lane->token_s = at_s;
+    lane->drained_s = now_s;
+    return 0;
+}
+
+static PyObject *lanes_drain(PyObject *object, PyObject *arguments)
+{
+    Lanes *self = (Lanes *)object;
+    struct epoll_event found[MOST_EVENTS];
+    int most, failed = 0;
+    if (!PyArg_ParseTuple(arguments, "i", &most))
+        return NULL;
+    int count = epoll_wait(self->epoll, found, most < MOST_EVENTS ? most : MOST_EVENTS, 0);
+    if (count < 0) {
+        if (errno != EINTR)
+            return PyErr_SetFromErrno(PyExc_OSError);
+        count = 0;
+    }
+    PyObject *others = PyList_New(0);
+    for (int number = 0; number < count && others != NULL && !failed; number++) {
+        int fd = found[number].data.fd;
+        Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
+        PyObject *other = NULL;
+        int whose = 1;
+        if (lane == NULL) {
+            other = Py_BuildValue("iOi", fd, Py_None, 0);
+        } else { /* making an object can run anything, the end of this lane included */
+            Py_INCREF((PyObject *)lane);
+            whose = lanes_read(self, fd, lane, &other);
+            Py_DECREF((PyObject *)lane);
+        }
+        failed = whose < 0 || (whose > 0 && (other == NULL || PyList_Append(others, other) < 0));
+        Py_XDECREF(other);
+    }
+    if (others == NULL || failed) {
+        Py_XDECREF(others);
+        return NULL;
+    }
+    return Py_BuildValue("iN", count, others);
+}
+
+static PyObject *lanes_take_delays(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    return times_take(&((Lanes *)object)->delays_s);
+}
+
+static PyObject *lanes_take_unsure(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    return times_take(&((Lanes *)object)->unsure_s);
+}
+
+static PyMethodDef lanes_methods[] = {
+    {"lay", lanes_lay, METH_VARARGS, NULL},
+    {"lift", lanes_lift, METH_VARARGS, NULL},
+    {"drain", lanes_drain, METH_VARARGS, NULL},
+    {"take_delays", lanes_take_delays, METH_NOARGS, NULL},
+    {"take_unsure", lanes_take_unsure, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef lanes_members[] = {
+    {"gap_s", T_DOUBLE, offsetof(Lanes, gap_s), 0, NULL},
+    {"emptied_s", T_DOUBLE, offsetof(Lanes, emptied_s), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot lanes_slots[] = {
+    {Py_tp_init, lanes_init}, {Py_tp_dealloc, lanes_dealloc}, {Py_tp_methods, lanes_methods},
+    {Py_tp_members, lanes_members}, {Py_tp_new, PyType_GenericNew}, {0, NULL},
+};
+
+static PyType_Spec lanes_spec = {
+    "fineserve_shapes.client._lanes.Lanes", sizeof(Lanes), 0, Py_TPFLAGS_DEFAULT, lanes_slots};
+
+static int execute(PyObject *module)
+{
+    PyType_Spec *specs[] = {&lane_spec, &lanes_spec};
+    for (int number = 0; number < 2; number++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, specs[number], NULL);
+        if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0) {
+            Py_XDECREF(type);
+            return -1;
+        }
+        Py_DECREF(type);
+    }
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0, NULL}};
+
+static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_lanes", .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__lanes(void) { return PyModuleDef_Init(&definition); }

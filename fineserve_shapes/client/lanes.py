@@ -1,0 +1,98 @@
+"""Lanes: who reads a socket, Python or a part in C that knows one thing.
+
+Nearly all that a stream sends is one more event that equals the last one but for its text. Once an answer's reader has
+learned such an event (`protocol.repeats`), its connection gets a lane: whole chunks of HTTP that hold one more of them
+are then read, recognised and given their times in C, some ten times a tick, without a line of Python between them.
+Whatever is anything else comes to Python as it was read. A lane's pieces are taken over before that, and at the end.
+
+There is nothing in a lane that Python does not do as well, only slower: without the part in C (another system, no
+compiler at installation, FINESERVE_NO_LANES set) every read goes the plain way, to the same results. A test holds
+the two to that.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fineserve_shapes.client._lanes import Lane
+
+SWITCH = "FINESERVE_NO_LANES"
+"""Set to anything, it leaves the part in C out."""
+
+Others = list[tuple[int, bytes | int | None, float]]
+"""Descriptors that are Python's to serve, with what was read (or the error of the read, or None where nothing was read
+yet), and when that came."""
+
+
+class Lanes(Protocol):
+    """What finds readable sockets and reads those with a lane.
+
+    gap_s: the short gaps between the reads of one stream, as a running estimate of a quantile; 0 before there is one.
+    emptied_s: when all sockets were last known to be empty, by whoever drains them: what is read now came later.
+    """
+
+    gap_s: float
+    emptied_s: float
+
+    def lay(self, fd: int, lane: Lane) -> None:
+        """From now on this lane takes what it knows of what the descriptor gives."""
+
+    def lift(self, fd: int) -> None:
+        """No lane any longer; what it holds it still holds."""
+
+    def drain(self, most: int) -> tuple[int, Others]:
+        """Serve so many readable descriptors at most; how many there were, and those that are for Python to serve."""
+
+    def take_delays(self) -> bytes:
+        """Of each read by a lane since the last call: from its stamp to when it had been read; seconds, as doubles."""
+
+    def take_unsure(self) -> bytes:
+        """Of those that held several pieces: from when the socket was known to be empty to the stamp."""
+
+
+class NoLanes:
+    """All is Python's to read."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self.gap_s = self.emptied_s = 0.0
+        self._epoll = epoll
+
+    def lay(self, fd: int, lane: Lane) -> None:
+        """There are none to lay."""
+
+    def lift(self, fd: int) -> None:
+        """There are none."""
+
+    def drain(self, most: int) -> tuple[int, Others]:
+        """See `Lanes`."""
+        found = self._epoll.poll(0, most)
+        return len(found), [(fd, None, 0.0) for fd, _events in found]
+
+    def take_delays(self) -> bytes:
+        """There are none."""
+        return b""
+
+    take_unsure = take_delays
+
+
+def lane_type() -> type[Lane] | None:
+    """What makes a lane: None where all is Python's to read."""
+    if os.environ.get(SWITCH):
+        return None
+    try:
+        from fineserve_shapes.client._lanes import Lane
+    except ImportError:
+        return None
+    return Lane
+
+
+def open_lanes(epoll: select.epoll, shorter: float, longer: float) -> Lanes:
+    """Lanes over an epoll descriptor. shorter, longer: the factors of a step of `gap_s`."""
+    if lane_type() is None:
+        return NoLanes(epoll)
+    from fineserve_shapes.client._lanes import Lanes as LanesInC
+
+    return LanesInC(epoll.fileno(), shorter, longer)
