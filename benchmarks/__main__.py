@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("accuracy", "lag", "latejoin", "measuring", "reader", "simulator", "traces", "truth")
+NAMES = ("accuracy", "lag", "latejoin", "measuring", "reader", "scaling", "simulator", "traces", "truth")
 HOURS = ("capacity",)
 
 
