@@ -24,10 +24,10 @@ demo: $(READY)  ## install, replay half a minute of a sample trace against the e
 	@echo "open results/demo.html"
 
 test: $(READY)  ## install, and run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 thorough: $(READY)  ## the tests with all examples of their laws, four times as many as `test` takes
-	THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	THOROUGH=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(READY)  ## check style, types and format
 	$(BIN)/ruff check
