@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 from traces import MINIMAL, rows
 
 from fineserve_shapes import options
@@ -42,7 +43,7 @@ def written(path: Path, requests: list[tuple[Any, ...]]) -> Path:
 
 
 @given(requests=ROWS, chunk_rows=st.integers(1, 50))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_streams_of_a_split_together_are_the_trace(
     tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[int, int, int, str]], chunk_rows: int
 ) -> None:
