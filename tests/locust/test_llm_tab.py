@@ -109,7 +109,7 @@ def test_the_tab_through_run_reload_theme_reset_and_a_second_run(tmp_path: Path,
         cluster(tmp_path) as locust,
         chromium(tmp_path) as browser,
     ):
-        page = open_page(locust, "--host", simulator.url, "--slo", "ttft=500ms", workers=workers)
+        page = open_page(locust, "--host", simulator.url, "--slo", "ttft=20s", workers=workers)
         browser.open(page.url)
         assert browser.run("return document.querySelector('#fineserve')") is None  # before a run there are no tabs
         start(page, simulator.url, trace)
