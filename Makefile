@@ -10,11 +10,12 @@ READY := $(VENV)/.ready
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
+# Python compiles what is imported: pip would compile all thirteen thousand files.
 $(READY): pyproject.toml setup.py fineserve_shapes/client/_lanes.c
 	@$(PYTHON) -c 'import sys; sys.exit("fineserve_shapes needs Python 3.11 or newer, this is " + sys.version.split()[0] \
 	  + ": make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev,docs]'
 	touch $@
 
 demo: $(READY)  ## install, replay half a minute of a sample trace against the embedded simulator, leave a report
@@ -24,10 +25,10 @@ demo: $(READY)  ## install, replay half a minute of a sample trace against the e
 	@echo "open results/demo.html"
 
 test: $(READY)  ## install, and run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 thorough: $(READY)  ## the tests with all examples of their laws, four times as many as `test` takes
-	THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	THOROUGH=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(READY)  ## check style, types and format
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Observers: all that looks at a run from outside: the LLM tab, Prometheus, the scrape of the server, the report."""
+"""Observers: all that looks at a run from outside: the LLM tab, Prometheus, OpenTelemetry, servers' metrics, the report."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from fineserve_shapes.htmlreport.page import write_report
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.runner import startform
 from fineserve_shapes.runner.conclusion import About, common_facts, models_of
+from fineserve_shapes.runner.otel import OpenTelemetry, attributes_of
 from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
@@ -51,6 +52,7 @@ class Observers:
             pages.install(web_ui, self.feed, self._registry)
         address = Values(options).text("--prometheus-port")
         self._endpoint = None if address is None else Endpoint(address, self._registry)
+        self._otel = OpenTelemetry.of(asked=getattr(options, "otel", False))
 
     def prepare(self, settings: Settings, report_file: Path | None) -> Settings:
         """What a run needs for its report: a request log, even where none was asked for."""
@@ -80,6 +82,10 @@ class Observers:
 
         scrapes = server_scrapes(planned.values, planned.streams, about.hosts, run)
         self.feed.begin(run, now, scrapes)
+        if self._otel is not None:
+            self._otel.begin(
+                run, lambda: attributes_of(planned.streams, about.hosts, next(iter(run.facts.values()), {}))
+            )
         for scrape in scrapes:
             scrape.start()
 
@@ -94,7 +100,9 @@ class Observers:
         self.feed.finish()
         if summary is not None and self._scratch is not None:
             summary["request_log"] = {"path": None}  # ours alone, and soon gone
-        gevent.joinall([gevent.spawn(scrape.stop) for scrape in scrapes])  # at once: a last fetch may take seconds
+        otel = [] if self._otel is None else [self._otel]
+        ends = [*(scrape.stop for scrape in scrapes), *(exporting.finish for exporting in otel)]
+        gevent.joinall([gevent.spawn(end) for end in ends])  # at once: a last fetch may take seconds
         if summary is None or not any(len(scrape.series) for scrape in scrapes):
             return
         found = [
@@ -126,6 +134,8 @@ class Observers:
         """The process ends."""
         if self._endpoint is not None:
             self._endpoint.close()
+        if self._otel is not None:
+            self._otel.close()
         self._discard_scratch()
 
     def _discard_scratch(self) -> None:

@@ -23,11 +23,13 @@ TAGS = (
     b'<script defer src="./fineserve/charts.js"></script><script defer src="./fineserve/streams.js"></script>'
     b'<script defer src="./fineserve/llm.js"></script>'
 )
+FORM_TAG = b'<link rel="stylesheet" href="./fineserve/form.css">'
 
 
 FILES = {
     "llm.js": (ASSETS / "llm.js", 0),
     "llm.css": (ASSETS / "llm.css", 0),
+    "form.css": (ASSETS / "form.css", 0),
     "charts.js": (ASSETS / "charts.js", 0),
     "streams.js": (ASSETS / "streams.js", 0),
     "plotly.min.js": (plotly_js(), 86_400),
@@ -72,12 +74,15 @@ def install(web_ui: Any, feed: Feed, registry: CollectorRegistry) -> None:
     tabs = web_ui.template_args.setdefault("extended_tabs", [])
     tabs.append({"title": "LLM", "key": KEY})
 
+    # who picks classes may pick no shape, and then users are what runs
+    tags = TAGS if web_ui.userclass_picker_is_active else FORM_TAG + TAGS
+
     @web_ui.app.after_request
     def add_script(response: flask.Response) -> flask.Response:
         if flask.request.endpoint == "locust.index" and response.status_code == 200:
             before, end, after = response.get_data().rpartition(b"</body>")
             if end:
-                response.set_data(before + TAGS + end + after)
+                response.set_data(before + tags + end + after)
         return response
 
 

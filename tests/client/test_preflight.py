@@ -45,13 +45,19 @@ def server_at(url: str, headers: dict[str, str] | None = None, context: ssl.SSLC
 
 
 def in_thread(work: Callable[[], Any]) -> Any:
-    """Preflight in a thread: http.client blocks where gevent has not patched it, and the servers are greenlets here."""
+    """Preflight in a thread: http.client blocks where gevent has not patched it, and the servers are greenlets here.
+
+    Its time-outs give the thread a hub, which ends with the work: the pool would keep it, and its descriptors, for some
+    seconds, and they would be missing when another test counts its own.
+    """
 
     def attempt() -> Any:
         try:
             return work()
         except Exception as error:
             return error
+        finally:
+            gevent.get_hub().destroy(destroy_loop=True)
 
     found = gevent.get_hub().threadpool.apply(attempt)
     if isinstance(found, Exception):

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from thorough import examples
 
-settings.register_profile("laws", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "laws",
+    max_examples=examples(100),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("laws")
 
 

@@ -19,6 +19,7 @@ from drawn import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
+from thorough import examples
 
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
@@ -138,7 +139,7 @@ def test_the_fast_algorithm_equals_its_slow_twin(seed: int) -> None:
     shape=st.floats(0.05, 50),
     new_shape=st.floats(0.05, 50),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_residue_keeps_its_quantile_across_a_border(residue: float, shape: float, new_shape: float) -> None:
     def survival(x: float, k: float) -> float:
         return float(stats.gamma.sf(x, k + 1, scale=1 / k) - x * stats.gamma.sf(x, k, scale=1 / k))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 
 from fineserve_shapes.leases.book import LeaseBook
 from fineserve_shapes.leases.lease import Batch, Report, Row, rows_of
@@ -50,7 +51,7 @@ def of_stream(plan: Plan, number: int) -> list[tuple[float, int, int, int, tuple
             for row in rows(plan) if row.stream == number]  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(gaps, min_size=1, max_size=4), st.integers(1, 9))
 def test_a_mix_is_the_merge_of_its_streams(streams: list[list[float]], block_rows: int):
     """The twin merges row by row."""
@@ -63,7 +64,7 @@ def test_a_mix_is_the_merge_of_its_streams(streams: list[list[float]], block_row
     assert [row.request for row in found] == list(range(len(found)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.dictionaries(st.sampled_from("abcd"), gaps, min_size=1), st.randoms(use_true_random=False))
 def test_a_stream_is_the_same_whatever_others_there_are(streams: dict[str, list[float]], random: object):
     """Alone, in another order, or with one more."""
@@ -109,7 +110,7 @@ def test_an_endless_stream_makes_an_endless_mix():
     assert len(rows(plan.between(0.0, 10.0))) == 43
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_the_ledgers_of_streams_add_up_to_the_runs(data: st.DataObject):
     """Whatever becomes of rows: ended, given back, lost with their worker, or never sent."""

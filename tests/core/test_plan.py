@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
@@ -270,7 +271,7 @@ def test_a_long_replay_describes_itself_when_it_has_been_read(tmp_path):
         below_one=st.sampled_from(["drop", "clamp"]),
     ),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_the_same_arguments_give_the_same_plan_however_it_is_read(tmp_path_factory, chunk_rows, memory_rows, options):
     path = tmp_path_factory.mktemp("plan") / "t.csv"
     rows = (f"{700 * i},{i + 1},{i % 7}" for i in range(200))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measured import measurements, record
+from thorough import examples
 
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
@@ -108,7 +109,7 @@ def test_gaps_stand_in_the_second_in_which_they_end():
     assert sum(total["output_tokens"]) == 41
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 80), st.floats(1, 3000))
 def test_tokens_add_up_however_they_are_spread(seed: int, requests: int, span_s: float):
     rows = measurements(random_rows(seed, requests, span_s)).records

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 from traces import MINIMAL, rows
 
 from fineserve_shapes import options
@@ -29,7 +30,9 @@ Write = Callable[..., Path]
 MODEL = MINIMAL + ",model"
 
 LABELS = st.one_of(
-    st.sampled_from(["", "a", "A", "a-2", "a 2", "x,y", 'say "so"', " lead", "total", "Qwen/Qwen3-32B", "模型", "1.0"]),
+    st.sampled_from(
+        ["007", "1e5", "", "a", "A", "a-2", "a 2", "x,y", 'say "so"', " lead", "total", "Qwen/Qwen3-32B", "模型", "1.0"]
+    ),
     st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_size=8),
 )
 ROWS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9), st.integers(1, 9), LABELS), min_size=1, max_size=40)
@@ -42,7 +45,7 @@ def written(path: Path, requests: list[tuple[Any, ...]]) -> Path:
 
 
 @given(requests=ROWS, chunk_rows=st.integers(1, 50))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_streams_of_a_split_together_are_the_trace(
     tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[int, int, int, str]], chunk_rows: int
 ) -> None:
@@ -82,6 +85,16 @@ def test_streams_of_a_split_together_are_the_trace(
     whole = rows(open_trace(path, replace(given_options, time_origin="trace")))
     without = [(float(time - zero), inputs, outputs) for time, inputs, outputs, label in usable if not label]
     assert sorted(parts + without) == sorted(whole)
+
+
+@pytest.mark.parametrize("label", ["00", "007", "1e5", "-0", "+5", "Infinity", "nan", "True"])
+def test_a_value_that_reads_like_a_number_is_a_text(write: Write, label: str) -> None:
+    """Also where all values of the column do."""
+    path = write(MODEL, f"0,1,1,{label}", f"1,2,1,{label}")
+    (value,) = split_values(path, TraceOptions(timestamp_unit="s"), "model")
+    assert (value.value, value.rows) == (label, 2)
+    chosen = TraceOptions(timestamp_unit="s", where=(("model", label),))
+    assert rows(open_trace(path, chosen)) == [(0.0, 1, 1), (1.0, 2, 1)]
 
 
 def test_other_conditions_select_what_is_split_and_stay_in_the_mix(write: Write) -> None:

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 from traces import AZURE, DENSE, MINIMAL, MOONCAKE, PUBLISHED, read, real, rows
 
 from fineserve_shapes.errors import InputError
@@ -349,7 +350,7 @@ def plainly(trace_rows: Sequence[Row], options: TraceOptions) -> tuple[list[tupl
 
 
 @given(ROWS, OPTIONS, st.integers(1, 70), st.sampled_from([3, 1000]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_any_trace_is_what_the_plain_way_makes_of_it_and_every_row_is_counted(
     tmp_path_factory, trace_rows, options, chunk_rows, memory_rows
 ):

@@ -12,6 +12,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thorough import examples
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.workload.traces.reading import FORMATS
@@ -97,7 +98,7 @@ OPTIONS = st.sampled_from(
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_files_are_read_or_refused(tmp_path: Path, suffix: str, data: st.DataObject):
     path = tmp_path / f"t{suffix}"

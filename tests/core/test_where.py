@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thorough import examples
 from traces import MINIMAL, read, rows
 
 from fineserve_shapes.errors import InputError
@@ -120,7 +121,7 @@ def opened(path: Path, options: TraceOptions, plain: bool, **sizes: int) -> Trac
     memory_rows=st.sampled_from([2, 1000]),
     plain=st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_the_selected_rows_are_those_of_a_file_that_has_no_others(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, requests: list[Request],
     where: tuple[str | None, str | None], origin: str, chunk_rows: int, memory_rows: int, plain: bool,

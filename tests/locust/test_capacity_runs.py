@@ -122,7 +122,7 @@ def test_what_burstiness_costs_is_told_by_one_run_of_each_kind(tmp_path: Path):
     with SimulatorProcess(ground_truth=log, **SERVER) as server:
         done = run_locust(
             tmp_path, *WORKLOAD, *LENIENT, "--slo", "e2e=350ms", "--slo-share", 0.8, "--compare-burstiness",
-            "--step-requests", 60, "--settle", 1, "--host", server.url, "--output-file", out, file=CAPACITY,
+            "--step-requests", 30, "--settle", 1, "--host", server.url, "--output-file", out, file=CAPACITY,
         )  # fmt: skip
     assert done.code == 0, done.output
     runs = summary_of(out)["burstiness"]["runs"]

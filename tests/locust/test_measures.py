@@ -40,6 +40,7 @@ def inverted(values: np.ndarray, q: float) -> float:
     return float(np.quantile(values, q, method="inverted_cdf"))
 
 
+@pytest.mark.alone
 def test_merged_figures_are_those_of_the_records_and_near_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Three workers, 400 requests of which some fail, 20 tokens each."""
     trace = write_trace(tmp_path / "trace.csv", poisson(400, 60.0), output_tokens=20)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from browser import chromium, needs_chromium
 from pages import open_page, until
 from runs import cluster, outcomes, summary_of, truth, write_trace
 
@@ -98,13 +99,38 @@ def form_of(page: str) -> dict[str, dict[str, object]]:
     return fields
 
 
-def test_the_form_has_what_most_runs_need_in_the_order_in_which_one_thinks(tmp_path: Path):
+@pytest.mark.parametrize("picker", [False, True])
+def test_the_form_has_what_most_runs_need_in_the_order_in_which_one_thinks(tmp_path: Path, picker: bool):
+    """And Locust's fields for users only where classes are picked, since one may pick no shape there."""
     with cluster(tmp_path) as locust:
-        form = form_of(open_page(locust).get("/"))
-    assert list(form) == [
+        shown = open_page(locust, *["--class-picker"][: int(picker)]).get("/")
+    assert ("fineserve/form.css" in shown) is not picker
+    assert list(form_of(shown)) == [
         "model", "request_trace_csv", "timestamp_unit", "time_scale", "start_at", "duration", "num_prompts", "slo",
         "max_concurrency", "request_log", "report", "output_file",
     ]  # fmt: skip
+
+
+@needs_chromium
+def test_the_form_says_nothing_of_users_and_starts_a_run(tmp_path: Path):
+    """A plan has none: neither how many, nor how fast they start, nor a button to change that; on a phone as well."""
+    seen = """return [...document.querySelectorAll(arguments[0])].filter(
+        (one) => one.checkVisibility({visibilityProperty: true})).map((one) => one.innerText.trim())"""
+    trace = write_trace(tmp_path / "trace.csv", [0.05 * i for i in range(1000)])
+    with (
+        SimulatorProcess(ttft_ms=20, itl_ms=5) as simulator,
+        cluster(tmp_path) as locust,
+        chromium(tmp_path) as browser,
+    ):
+        page = open_page(locust, "--host", simulator.url, "--request-trace-csv", trace)
+        for width in (390, 1400):
+            browser.open(page.url, width=width)
+            browser.until("return document.querySelector('input[name=spawnRate]')")
+            until(lambda: browser.run(seen, "form label") == ["Host"])
+        browser.click("form button[type=submit]")
+        until(lambda: browser.run(seen, "header .MuiButton-contained") == ["STOP", "RESET"])
+        assert browser.complaints() == []
+        until(lambda: page.rows().get(("", "Aggregated"), 0) > 0)
 
 
 def test_the_whole_form_has_every_option_with_help_and_default_and_what_the_last_run_was_started_with(tmp_path: Path):

@@ -89,7 +89,7 @@ class CsvFile:
         return None
 
     def chunks(self, wanted: Wanted, rows: int) -> Iterator[Chunk]:
-        kinds: dict[str, Any] = dict.fromkeys(wanted.numbers, "float64") | dict.fromkeys(wanted.texts, "category")
+        kinds: dict[str, Any] = dict.fromkeys(wanted.numbers, "float64") | dict.fromkeys(wanted.texts, object)
         if wanted.date_times:
             kinds[wanted.numbers[0]] = object
         if wanted.ids is not None:
@@ -120,7 +120,8 @@ class CsvFile:
                     if wanted.date_times:
                         name = wanted.numbers[0]
                         numbers[name] = date_ticks(self, name, columns[name], row)
-                    texts = {name: columns[name].array for name in wanted.texts}
+                    # not categories from the parser: it takes 007 for 7 where all of them are numbers
+                    texts = {name: pd.Categorical(columns[name]) for name in wanted.texts}
                     ids = None
                     if wanted.ids is not None:
                         ids = listed_ids(self, wanted.ids, columns[wanted.ids], row)
