@@ -1,4 +1,4 @@
-"""Performer: from a row of the plan to a call of the locustfile's user class, and on to Locust's statistics."""
+"""Performer: from a row of the plan to a call of the locustfile's user class."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ from dataclasses import replace
 from typing import Any
 
 import gevent
-import locust.stats
-import numpy as np
-from locust.stats import StatsEntry
 
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row
-from fineserve_shapes.measure import records
-from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
-from fineserve_shapes.outcome import OK, Outcome
+from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.runner.environment import Environment
+from fineserve_shapes.runner.statistics import LocustStatistics
 from fineserve_shapes.streams import Stream, names_of, published
-from fineserve_shapes.text import shorten
 from fineserve_shapes.users import ArrivalUser, PlannedRequest, failure
 
 logger = logging.getLogger(__name__)
 
-METRIC = "METRIC"
 _LAST_INDEX = 2**32 - 1  # prompts differ for all indices up to there
 
 
@@ -44,8 +38,8 @@ class UserPerformer:
         self._environment = environment
         self._streams: tuple[Stream, ...] = ()
         self._users: dict[int, ArrivalUser] = {}
-        self._kinds: set[str] = set()
         self._names = Names()
+        self._statistics = LocustStatistics(environment, self._names)
 
     def open(self) -> dict[str, Any]:
         """Make the users and get them ready.
@@ -54,6 +48,7 @@ class UserPerformer:
         """
         self._streams = published(self._environment.parsed_options)
         self._names = names_of(self._streams)
+        self._statistics = LocustStatistics(self._environment, self._names)
         facts: dict[str, dict[str, Any]] = {}
         try:
             for stream in self._streams:
@@ -85,7 +80,7 @@ class UserPerformer:
             logger.debug("request %s failed", request.id, exc_info=True)
             shown = result = failure(error, sent_s)
         if shown is not None and result.outcome != Outcome.CANCELLED:
-            self._fire(user.name_of(request), request, shown)
+            self._statistics.request(user.name_of(request), request, shown)
         return result
 
     def warm_up(self, run: str, row: Row) -> Result:
@@ -120,18 +115,8 @@ class UserPerformer:
         return {number: tokens for number, tokens in told.items() if tokens is not None}
 
     def measured(self, rows: Records, itl_s: Mapping[int, FloatArray]) -> None:
-        """Show metrics of requests that ended as rows of their own, those of a mix by stream."""
-        for stream in np.unique(rows["stream"]).tolist():
-            mine = rows[rows["stream"] == stream]
-            ok = mine[mine["outcome"] == OK]
-            for metric, values_s in (
-                ("TTFT", records.ttft_s(ok)),
-                ("TPOT", records.tpot_s(ok)),
-                ("ITL", itl_s.get(stream, np.empty(0))),
-                ("lag", np.maximum(records.lag_s(mine), 0.0)),
-            ):
-                self._log(self._named(stream, metric), 1e3 * values_s)
-            self._log(self._named(stream, "output tokens"), ok["output_tokens"].astype(np.float64))
+        """Show their latencies in Locust's statistics."""
+        self._statistics.measured(rows, itl_s)
 
     def close(self) -> None:
         """The run is over."""
@@ -165,56 +150,8 @@ class UserPerformer:
         self._users[stream.number] = user
         return facts
 
-    def _named(self, stream: int, name: str) -> str:
-        return f"{self._names.of(stream)} {name}" if self._names.mixed else name
-
     def _planned(self, run: str, row: Row, prepared: Any) -> PlannedRequest:
         return PlannedRequest(
             self._names.request_id(run, row.stream, row.request, row.position), row.request, row.due_s,
             row.input_tokens, row.output_tokens, self._streams[row.stream], row.position, prepared, row.prefix,
         )  # fmt: skip
-
-    def _fire(self, name: tuple[str, str], request: PlannedRequest, result: Result) -> None:
-        """One request event per request that was answered or failed, so that RPS, failures and Aggregated are true.
-
-        What we cancelled is neither: the ledger counts it.
-        """
-        self._environment.events.request.fire(
-            request_type=name[0],
-            name=self._named(request.stream.number, name[1]),
-            response_time=1e3 * result.e2e_s,
-            response_length=result.body_bytes,
-            exception=None if result.outcome == Outcome.OK else RequestFailure(self._kind(result)),
-            context={"id": request.id, "index": request.index},
-            start_time=time.time() - (time.perf_counter() - result.sent_s),
-        )
-
-    def _kind(self, result: Result) -> str:
-        """What Locust's failures tab shows: it keeps every distinct text, so their number is bounded."""
-        text = f"{result.outcome}: {shorten(result.error or '')}"
-        if text not in self._kinds and len(self._kinds) >= MAX_ERROR_KINDS:
-            text = f"{result.outcome}: {OTHER_ERRORS}"
-        self._kinds.add(text)
-        return text
-
-    def _log(self, metric: str, values: FloatArray) -> None:
-        """Add values to a METRIC row, as `StatsEntry.log` does one by one: not as requests, which count in the totals."""
-        values = values[values >= 0]  # neither NaN (no such moment) nor -1 (not known)
-        if not len(values):
-            return
-        entry: StatsEntry = self._environment.stats.entries[(metric, METRIC)]
-        now_s = time.time()
-        entry.num_requests += len(values)
-        entry.num_reqs_per_sec[int(now_s)] += len(values)
-        entry.last_request_timestamp = now_s
-        entry.total_response_time += float(values.sum())
-        least = float(values.min())
-        entry.min_response_time = least if entry.min_response_time is None else min(entry.min_response_time, least)
-        entry.max_response_time = max(entry.max_response_time, float(values.max()))
-        distinct, counts = np.unique(np.round(values, 1), return_counts=True)
-        for value, count in zip(distinct.tolist(), counts.tolist(), strict=True):
-            entry.response_times[locust.stats.bucket_response_time(value)] += count
-
-
-class RequestFailure(Exception):
-    """Why a request failed, as Locust's failures tab shows it."""

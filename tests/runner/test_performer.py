@@ -16,7 +16,8 @@ from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.records import from_rows
 from fineserve_shapes.outcome import OUTCOMES
-from fineserve_shapes.runner.performer import METRIC, UserPerformer
+from fineserve_shapes.runner.performer import UserPerformer
+from fineserve_shapes.runner.statistics import METRIC
 from fineserve_shapes.users import PlannedRequest, Result
 
 ROW = Row(due_s=1.5, request=7, input_tokens=20, output_tokens=5, stream=0, position=7)
