@@ -88,6 +88,7 @@ class Answer:
         "chunk_written_s",
         "finish_reason",
         "first_s",
+        "lane",
         "metrics",
         "more_tokens",
         "open",
@@ -100,6 +101,7 @@ class Answer:
         "sequence",
         "service",
         "status",
+        "steady",
         "token_s",
         "total",
         "wire",
@@ -135,6 +137,8 @@ class Answer:
         self._first_word = zlib.crc32(request_id.encode())
         # chunks that may be written as they are, one a token: `burst` takes them from here before it asks `token`
         self.ready: Iterator[bytes] = iter(())
+        self.steady = False  # whether these are all of its chunks but the last one
+        self.lane: Any = None  # who writes them, if it is not the engine that gives each token
         self.open = True  # until `end`
 
     @property
@@ -336,18 +340,19 @@ class StreamAnswer(Answer):
         if not had:
             events = self.renderer.first() + events
         if not had and not last:
-            self.ready = self._prepare(tokens)
+            self._prepare(tokens)
         data = b"".join(map(self.frame, events))
         self.deliver(due_s, data + self.last_chunk if last else data, count, last)
 
-    def _prepare(self, had: int) -> Iterator[bytes]:
-        """All chunks from here to the last but one, if each will be a token and they differ in their words alone."""
-        count = self.total - had - 1
+    def _prepare(self, had: int) -> None:
+        """Render all chunks from here to the last but one, if each will be a token and only their words differ."""
         if self.chunk_written_s is not self.token_s or self.renderer.varies:
-            return iter(())
+            return
+        count = self.total - had - 1
         words = map(self.word, range(had + 1, had + 1 + min(count, PHRASE)))
         chunks = [self.frame(self.renderer.chunk(self.text(word), 0, [])) for word in words]
-        return iter((chunks * (count // PHRASE + 1))[:count])
+        self.ready = iter((chunks * (count // PHRASE + 1))[:count])
+        self.steady = True
 
     def deliver(self, due_s: float, data: bytes, count: int, last: bool) -> None:
         """Write a chunk with all that goes with it; after the last one the answer has ended."""
