@@ -82,7 +82,7 @@ class Lane:
             self._place = first + len(chunks)
             self._write(first, chunks)
             if self._place < end:
-                self._end(self._answer[self._place])
+                self._end(self._place)
 
     def _write(self, first: int, chunks: list[bytes]) -> None:
         write, clock = os.write, time.perf_counter
@@ -98,9 +98,10 @@ class Lane:
                 wire.write_rest(chunk[sent:])
                 self._fd[place] = wire.fd
 
-    def _end(self, answer: Answer) -> None:
+    def _end(self, place: int) -> None:
         """Let an answer give its last token."""
-        self.leave(answer)
+        answer = self._answer[place]
+        self._remove(place)
         answer.token(self._due_s(answer, answer.tokens), 1)
 
     def _remove(self, place: int) -> None:
@@ -111,9 +112,11 @@ class Lane:
             self._place -= 1
         answer.lane = None
         answer.sequence.running = False
-        written = len(answer.chunk_due_s), answer.tokens
-        answer.chunk_due_s.extend(self._due_s(answer, token) for token in range(*written))
+        first_s, interval_s = self._engine.first_due_s(answer.sequence), self._interval_s
+        # the engine's sum in the engine's order, here as everywhere
+        written = range(len(answer.chunk_due_s), answer.tokens)
+        answer.chunk_due_s.extend([first_s + token * interval_s for token in written])
 
     def _due_s(self, answer: Answer, token: int) -> float:
-        """When its token of this number is due, from 0: the engine's sum, in the engine's order."""
+        """When its token of this number is due, from 0."""
         return self._engine.first_due_s(answer.sequence) + token * self._interval_s
