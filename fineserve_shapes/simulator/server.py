@@ -72,7 +72,7 @@ class ServerSettings:
 class Simulator:
     """Serves connections with the tokens of an engine. Lives in one asyncio loop, on one core."""
 
-    def __init__(self, settings: ServerSettings, hosting: Hosting, truth: TruthLog | None) -> None:
+    def __init__(self, settings: ServerSettings, hosting: Hosting, truth: TruthLog | None, loop_fd: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.vocabulary = settings.vocabulary
         self.prompt_tokens_details = settings.prompt_tokens_details
@@ -82,7 +82,7 @@ class Simulator:
         self._hosting = hosting
         self._engines = hosting.engines
         self._truth = truth
-        self._pacer = Pacer(self.loop, hosting.engines)
+        self._pacer = Pacer(self.loop, loop_fd, hosting.engines)
         self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[ServedConnection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
@@ -326,13 +326,14 @@ async def serve(
     host: str,
     port: int,
     parent_gone: Callable[[], bool],
+    loop_fd: int,
 ) -> None:
     """Listen, say so on standard output, and serve until SIGTERM, SIGINT or the end of the parent."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    simulator = Simulator(settings, hosting, truth)
+    simulator = Simulator(settings, hosting, truth, loop_fd)
     try:
         server = await loop.create_server(simulator.connect, host, port, backlog=4096)
     except OSError as error:
