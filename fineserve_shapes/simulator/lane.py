@@ -44,8 +44,11 @@ class Lane:
         return self._offset_s[place] + (self._round + turns) * self._interval_s + ROUNDING_S
 
     def enter(self, answer: Answer, due_s: float) -> None:
-        """Take an answer over after the chunk that was due then, unless it is behind: its engine makes up for that."""
-        if not answer.steady or answer.lane is not None or due_s + self._interval_s <= self._until_s:
+        """Take an answer over after the chunk that was due then, if its engine still has chunks to give.
+
+        One that is behind stays with its engine, which makes up for that.
+        """
+        if not (answer.steady and answer.sequence.live) or due_s + self._interval_s <= self._until_s:
             return
         self._engine.hand_over(answer.sequence)
         answer.lane = self
