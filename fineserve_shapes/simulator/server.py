@@ -47,8 +47,6 @@ from fineserve_shapes.simulator.vocabulary import Vocabulary, chat_tokens, words
 
 LONGEST_REQUEST_ID = 256
 MANY_ALLOCATIONS = 1_000_000
-COUNTED_TOGETHER, COUNTED_WITHIN_S = 8, 0.1
-"""Answers that have ended are counted and logged so many at once: one alone costs twice as much, in caches gone cold."""
 LOOK_EVERY_S = 0.02
 """How exactly a restart keeps its time."""
 
@@ -86,7 +84,6 @@ class Simulator:
         self._truth = truth
         self._pacer = Pacer(self.loop, loop_fd, hosting.engines)
         self._answers: set[Answer] = set()  # those that wait for tokens
-        self._ended: list[tuple[Answer, float]] = []  # and when, until they are counted
         self._connections: set[ServedConnection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
         self._faults = FaultDraw(settings.faults, settings.fault_windows, settings.seed)
@@ -137,7 +134,6 @@ class Simulator:
         """Drop all connections; their answers count as aborted."""
         for connection in list(self._connections):
             connection.drop()
-        self._count()
         self._idleness.close()
         self._pacer.close()
 
@@ -170,19 +166,9 @@ class Simulator:
         return known
 
     def ended(self, answer: Answer) -> None:
-        self._ended.append((answer, time.perf_counter()))
-        if len(self._ended) == COUNTED_TOGETHER:
-            self._count()
-        elif len(self._ended) == 1:
-            self.loop.call_later(COUNTED_WITHIN_S, self._count)
-
-    def _count(self) -> None:
-        """Bring answers that have ended into the metrics and the log."""
-        ended, self._ended = self._ended, []
-        for answer, end_s in ended:
-            answer.count_end(end_s)
-            if self._truth is not None:
-                self._truth.add(answer.truth())
+        answer.count_end(time.perf_counter())
+        if self._truth is not None:
+            self._truth.add(answer.truth())
 
     def _submit(self, answer: Answer, received_s: float | None = None) -> None:
         if answer.open:
@@ -295,7 +281,6 @@ class Simulator:
         connection.done()
 
     def _metrics(self, connection: ServedConnection, _: HttpRequest) -> None:
-        self._count()
         text = prometheus.render([self._gauged(model) for model in self._hosting])
         connection.respond(200, text.encode(), prometheus.CONTENT_TYPE)
         connection.done()
