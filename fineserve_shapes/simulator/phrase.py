@@ -32,7 +32,7 @@ def chunks(vocabulary: Vocabulary, first_word: int, tokens: range, head: bytes, 
     return iter((rendered * ((start + len(tokens)) // PHRASE + 1))[start : start + len(tokens)])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _sides(vocabulary: Vocabulary, first_word: int, head_bytes: int, tail: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """What stands before and behind the head in the chunk of each word of the phrase."""
     texts = [vocabulary.json[word(vocabulary, first_word, token)] + tail for token in range(PHRASE)]
