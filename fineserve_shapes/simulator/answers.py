@@ -83,11 +83,11 @@ class Answer:
         "_gaps_counted",
         "_tokens_counted",
         "aborted",
+        "carousel",
         "chunk_due_s",
         "chunk_written_s",
         "finish_reason",
         "first_s",
-        "lane",
         "metrics",
         "more_tokens",
         "open",
@@ -137,7 +137,7 @@ class Answer:
         # chunks that may be written as they are, one a token: `burst` takes them from here before it asks `token`
         self.ready: Iterator[bytes] = iter(())
         self.steady = False  # whether these are all of its chunks but the last one
-        self.lane: Any = None  # who writes them, if it is not the engine that gives each token
+        self.carousel: Any = None  # who writes them, if it is not the engine that gives each token
         self.open = True  # until `end`
 
     @property

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterable
 
 from fineserve_shapes.simulator.answers import Answer
+from fineserve_shapes.simulator.carousel import LARGEST, Carousel
 from fineserve_shapes.simulator.engine import Token
-from fineserve_shapes.simulator.lane import LARGEST, Lane
 
 _Burst = list[tuple[Answer, int, bytes, Callable[[float], None]]]
 """Answer, descriptor, chunk, and who keeps the time of the write."""
 
 
-def write_tokens(tokens: Iterable[Token], lane: Lane | None = None) -> None:
-    """Hand each token to the answer that waits for it, in order; answers that may go on in a lane enter it."""
+def write_tokens(tokens: Iterable[Token], carousel: Carousel | None = None) -> None:
+    """Hand each token to the answer that waits for it, in order; answers that may go on in a carousel board it."""
     burst: _Burst = []
     for due_s, sequence, count in tokens:
         answer = sequence.answer
@@ -32,8 +32,8 @@ def write_tokens(tokens: Iterable[Token], lane: Lane | None = None) -> None:
         else:
             answer.chunk_due_s.append(due_s)
             burst.append((answer, answer.wire.fd, chunk, answer.token_s.append))
-        if lane is not None:
-            lane.enter(answer, due_s)
+        if carousel is not None:
+            carousel.board(answer, due_s)
         if len(burst) == LARGEST:
             _write(burst)
     _write(burst)

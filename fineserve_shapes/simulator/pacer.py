@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fineserve_shapes.simulator.alarm import EarliestAlarm, Nap
 from fineserve_shapes.simulator.answers import Answer
 from fineserve_shapes.simulator.burst import write_tokens
+from fineserve_shapes.simulator.carousel import Carousel
 from fineserve_shapes.simulator.engine import Engine
-from fineserve_shapes.simulator.lane import Lane
 from fineserve_shapes.simulator.schedule import ConstantEngine
 
 LEAST_GATHER_S, MOST_GATHER_S = 1e-4, 5e-4
@@ -27,8 +27,8 @@ class Pacer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, loop_fd: int, engines: Sequence[Engine]) -> None:
         self._engines = engines
-        self._lanes: dict[Engine, Lane] = {
-            engine: Lane(engine) for engine in engines if isinstance(engine, ConstantEngine)
+        self._carousels: dict[Engine, Carousel] = {
+            engine: Carousel(engine) for engine in engines if isinstance(engine, ConstantEngine)
         }
         self._alarm = EarliestAlarm(loop, self._step)
         self._nap = Nap(loop_fd)
@@ -48,8 +48,8 @@ class Pacer:
 
     def withdraw(self, answer: Answer) -> None:
         """Generate no more of it, however far it is."""
-        if answer.lane is not None:
-            answer.lane.leave(answer)
+        if answer.carousel is not None:
+            answer.carousel.leave(answer)
         if answer.sequence.generated < answer.sequence.output_tokens:
             answer.request.model.engine.abort(answer.sequence)
 
@@ -72,14 +72,16 @@ class Pacer:
         self._alarm.advance(wake_s)
 
     def _give(self, engine: Engine, now_s: float) -> None:
-        lane = self._lanes.get(engine)
-        if lane is not None:
-            lane.write(now_s)
-        write_tokens(engine.advance(now_s), lane)
+        carousel = self._carousels.get(engine)
+        if carousel is not None:
+            carousel.write(now_s)
+        write_tokens(engine.advance(now_s), carousel)
 
     def _wake_s(self, engine: Engine) -> float:
         """When to look next at what is due from an engine; never, if it has nothing to do."""
         # what was due at an earlier time and has gone leaves an alarm for nothing, which does no harm
-        lane = self._lanes.get(engine)
-        due_s = [next_s for source in (engine, lane) if source is not None and (next_s := source.next_s()) is not None]
+        carousel = self._carousels.get(engine)
+        due_s = [
+            next_s for source in (engine, carousel) if source is not None and (next_s := source.next_s()) is not None
+        ]
         return max(min(due_s), self._next_wake_s) if due_s else math.inf

@@ -1,8 +1,8 @@
 """Streams of the constant schedule on their way: chunks rendered beforehand, each due a fixed interval after the last.
 
-All streams of a lane have the same interval, so they stay in one order and come round in it again and again. What a
-chunk needs stands in columns in this order: its stream's other objects are left alone, since after a system call and
-between hundreds of streams whatever is touched comes from far. A round is one interval.
+All of them have the same interval, so they stay in one order and come round in it again and again, a round an interval.
+What a chunk needs stands in columns in this order. A stream's other objects are left alone: after a system call, and
+between hundreds of streams, whatever is touched comes from far.
 """
 
 import os
@@ -20,7 +20,7 @@ ROUNDING_S = 1e-7
 """More than what a due time differs by that is added up in another order: nothing goes out before it is due."""
 
 
-class Lane:
+class Carousel:
     """Writes the chunks of answers that an engine has handed over, from their second or later to their last one."""
 
     def __init__(self, engine: ConstantEngine) -> None:
@@ -37,13 +37,13 @@ class Lane:
         self._answer: list[Answer] = []
 
     def next_s(self) -> float | None:
-        """When something is due next, None if the lane is empty."""
+        """When something is due next, None if the carousel is empty."""
         if not self._answer:
             return None
         turns, place = divmod(self._place, len(self._answer))
         return self._offset_s[place] + (self._round + turns) * self._interval_s + ROUNDING_S
 
-    def enter(self, answer: Answer, due_s: float) -> None:
+    def board(self, answer: Answer, due_s: float) -> None:
         """Take an answer over after the chunk that was due then, if its engine still has chunks to give.
 
         One that is behind stays with its engine, which makes up for that.
@@ -51,7 +51,7 @@ class Lane:
         if not (answer.steady and answer.sequence.live) or due_s + self._interval_s <= self._until_s:
             return
         self._engine.hand_over(answer.sequence)
-        answer.lane = self
+        answer.carousel = self
         offset_s = self._due_s(answer, answer.sequence.generated) - self._round * self._interval_s
         place = bisect_right(self._offset_s, offset_s, self._place)
         if self._place and place == len(self._offset_s) and offset_s - self._interval_s >= self._offset_s[0]:
@@ -113,7 +113,7 @@ class Lane:
         answer = self._answer.pop(place)
         if place < self._place:
             self._place -= 1
-        answer.lane = None
+        answer.carousel = None
         answer.sequence.running = False
         first_s, interval_s = self._engine.first_due_s(answer.sequence), self._interval_s
         # the engine's sum in the engine's order, here as everywhere

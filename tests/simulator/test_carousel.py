@@ -1,4 +1,4 @@
-"""Lanes: what an engine hands over comes as the engine would have given it, whenever the server wakes up."""
+"""Carousels: what an engine hands over comes as the engine would have given it, whenever the server wakes up."""
 
 import os
 from array import array
@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.simulator.burst import write_tokens
+from fineserve_shapes.simulator.carousel import ROUNDING_S, Carousel
 from fineserve_shapes.simulator.engine import Sequence
-from fineserve_shapes.simulator.lane import ROUNDING_S, Lane
 from fineserve_shapes.simulator.phrase import chunks, framed, word
 from fineserve_shapes.simulator.schedule import ConstantEngine
 from fineserve_shapes.simulator.vocabulary import HOSTILE
@@ -26,7 +26,7 @@ class Recorded:
         self.wire = self
         self.fd = fd
         self.steady = False
-        self.lane: Lane | None = None
+        self.carousel: Carousel | None = None
         self.ready = iter([b""][:0])
         self.token_s = array("d")
         self.chunk_due_s = array("d")
@@ -49,9 +49,9 @@ class Recorded:
             self.ready = iter([b"%d" % token for token in range(2, self.sequence.output_tokens)])
 
 
-def give(engine: ConstantEngine, lane: Lane, now_s: float) -> None:
-    lane.write(now_s)
-    write_tokens(engine.advance(now_s), lane)
+def give(engine: ConstantEngine, carousel: Carousel, now_s: float) -> None:
+    carousel.write(now_s)
+    write_tokens(engine.advance(now_s), carousel)
 
 
 # naps of a server in good time, and of one that is far too late
@@ -65,7 +65,7 @@ def test_every_token_comes_once_in_order_and_not_before_its_time(
 ) -> None:
     """Whatever the gaps between requests, the lengths, and the times at which the server wakes up."""
     engine = ConstantEngine(TTFT_S, ITL_S)
-    lane = Lane(engine)
+    carousel = Carousel(engine)
     arrivals_s = list(accumulate(gap_s for gap_s, _ in load))
     answers = [Recorded(tokens) for _, tokens in load]
     due_s = [
@@ -77,17 +77,17 @@ def test_every_token_comes_once_in_order_and_not_before_its_time(
         now_s += naps[step % len(naps)]
         step += 1
         while submitted < len(load) and arrivals_s[submitted] <= now_s:
-            give(engine, lane, arrivals_s[submitted])
+            give(engine, carousel, arrivals_s[submitted])
             engine.submit(answers[submitted].sequence, arrivals_s[submitted])
             submitted += 1
-        give(engine, lane, now_s)
+        give(engine, carousel, now_s)
         for answer, due in zip(answers[:submitted], due_s, strict=False):
             assert sum(at_s <= now_s - 2 * ROUNDING_S for at_s in due) <= answer.tokens
             assert answer.tokens <= sum(at_s <= now_s for at_s in due)
-    give(engine, lane, now_s + 1.0)
+    give(engine, carousel, now_s + 1.0)
     assert [answer.got for answer in answers] == [[b"%d" % (k + 1) for k in range(n)] for _, n in load]
     assert [answer.chunk_due_s.tolist() for answer in answers] == due_s
-    assert lane.next_s() is None
+    assert carousel.next_s() is None
     assert engine.running == 0
     assert not any(answer.sequence.running for answer in answers)
 
@@ -97,7 +97,7 @@ def test_every_token_comes_once_in_order_and_not_before_its_time(
 def test_who_leaves_does_not_disturb_the_others(leaving: list[int], at_s: float) -> None:
     """Ten streams, a millisecond apart; some leave in mid-stream, with the times that their chunks were due until then."""
     engine = ConstantEngine(TTFT_S, ITL_S)
-    lane = Lane(engine)
+    carousel = Carousel(engine)
     answers = [Recorded(15) for _ in range(10)]
     for number, answer in enumerate(answers):
         engine.submit(answer.sequence, 1e-3 * number)
@@ -105,17 +105,17 @@ def test_who_leaves_does_not_disturb_the_others(leaving: list[int], at_s: float)
     while now_s < 0.3:
         if now_s <= at_s < now_s + 5e-4:
             for number in leaving:
-                if answers[number].lane is lane:
-                    lane.leave(answers[number])
+                if answers[number].carousel is carousel:
+                    carousel.leave(answers[number])
                 else:
                     engine.abort(answers[number].sequence)
                 assert len(answers[number].chunk_due_s) == answers[number].tokens
         now_s += 5e-4
-        give(engine, lane, now_s)
+        give(engine, carousel, now_s)
     for number, answer in enumerate(answers):
         assert answer.got == [b"%d" % (k + 1) for k in range(answer.tokens)]
         assert answer.tokens == 15 or number in leaving
-        assert answer.lane is None
+        assert answer.carousel is None
 
 
 def test_what_a_connection_does_not_take_is_left_to_it() -> None:
@@ -123,13 +123,13 @@ def test_what_a_connection_does_not_take_is_left_to_it() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     engine = ConstantEngine(TTFT_S, ITL_S)
-    lane = Lane(engine)
+    carousel = Carousel(engine)
     answers = [Recorded(40_000, writing), Recorded(3)]
     answers[0].wire.fd = writing
     for answer in answers:
         engine.submit(answer.sequence, 0.0)
-    give(engine, lane, TTFT_S + 1e-6)
-    give(engine, lane, TTFT_S + ITL_S * 39_998.5)
+    give(engine, carousel, TTFT_S + 1e-6)
+    give(engine, carousel, TTFT_S + ITL_S * 39_998.5)
     first, *rest = answers[0].got
     taken = os.read(reading, 1 << 20)
     assert first + taken + b"".join(rest) == b"".join(b"%d" % (k + 1) for k in range(39_999))
