@@ -176,6 +176,7 @@ class Answer:
             self.open = False
             self.service.release(self)
             self.service.ended(self)
+            self.sequence.held.content = None  # it refers to this answer: without the cycle, no collector is needed
 
     def note(self, now_s: float, count: int) -> None:
         """Keep the time of tokens for the server's metrics."""
