@@ -29,6 +29,7 @@ class TruthLog:
 
     def close(self) -> None:
         """Write what is queued and close the file."""
+        self._closing.set()
         self._lines.put(None)
         self._thread.join()
         self._file.close()
