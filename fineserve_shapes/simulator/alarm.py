@@ -1,12 +1,17 @@
-"""An alarm at an absolute time, exact to some microseconds, for an asyncio loop."""
+"""Waiting for an absolute time beside an asyncio loop: an alarm, exact to some microseconds, and a nap."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
+import select
+import time
 from collections.abc import Callable
 
 from fineserve_shapes.timerfd import TimerFd
+
+_PR_SET_TIMERSLACK = 29  # of <linux/prctl.h>; in nanoseconds
 
 
 class EarliestAlarm:
@@ -32,6 +37,21 @@ class EarliestAlarm:
 
     def _ring(self) -> None:
         self._set_s = math.inf
+        self._timer.clear()  # or epoll would report it for ever
         self._callback()
-        if self._set_s == math.inf:
-            self._timer.clear()  # or epoll would report it for ever
+
+
+class Nap:
+    """Waits in the midst of a callback, unless the loop has something to do: that costs a tenth of a turn of the loop.
+
+    Callbacks that the loop runs soon, or at a time of their own, wait meanwhile: a nap should be short.
+    """
+
+    def __init__(self, loop_fd: int) -> None:
+        self._watched = (loop_fd,)
+        # else the kernel may let every wait of this thread end 50 us late
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), *[ctypes.c_ulong(0)] * 3)
+
+    def until(self, at_s: float) -> bool:
+        """Wait until then; False, and at once, if the loop has something to do."""
+        return not select.select(self._watched, (), (), max(0.0, at_s - time.perf_counter()))[0]

@@ -16,12 +16,11 @@ import orjson
 
 from fineserve_shapes.simulator.engine import Sequence
 from fineserve_shapes.simulator.kvcache import Content
+from fineserve_shapes.simulator.phrase import chunks, framed, word
 from fineserve_shapes.simulator.rendering import Extras, Renderer
 from fineserve_shapes.simulator.requests import Generation
 from fineserve_shapes.simulator.vocabulary import Vocabulary
 
-PHRASE = 16
-"""Words of an answer before they repeat."""
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -84,6 +83,7 @@ class Answer:
         "_gaps_counted",
         "_tokens_counted",
         "aborted",
+        "carousel",
         "chunk_due_s",
         "chunk_written_s",
         "finish_reason",
@@ -100,6 +100,7 @@ class Answer:
         "sequence",
         "service",
         "status",
+        "steady",
         "token_s",
         "total",
         "wire",
@@ -135,6 +136,8 @@ class Answer:
         self._first_word = zlib.crc32(request_id.encode())
         # chunks that may be written as they are, one a token: `burst` takes them from here before it asks `token`
         self.ready: Iterator[bytes] = iter(())
+        self.steady = False  # whether these are all of its chunks but the last one
+        self.carousel: Any = None  # who writes them, if it is not the engine that gives each token
         self.open = True  # until `end`
 
     @property
@@ -143,8 +146,8 @@ class Answer:
         return len(self.token_s) + self.more_tokens
 
     def word(self, token: int) -> int:
-        """The word that is token number `token`, from 1. Words repeat, so that chunks can be rendered beforehand."""
-        return (self._first_word + token % PHRASE) % len(self.words)
+        """The word that is token number `token`, from 1."""
+        return word(self.words, self._first_word, token)
 
     def ends_after(self, tokens: int, reason: str) -> None:
         """Set the length, before the sequence is submitted."""
@@ -173,6 +176,7 @@ class Answer:
             self.open = False
             self.service.release(self)
             self.service.ended(self)
+            self.sequence.held.content = None  # it refers to this answer: without the cycle, no collector is needed
 
     def note(self, now_s: float, count: int) -> None:
         """Keep the time of tokens for the server's metrics."""
@@ -312,8 +316,8 @@ class StreamAnswer(Answer):
         return self.wire.head(200, {**self.headers, "x-request-id": self.request_id})
 
     def frame(self, event: bytes) -> bytes:
-        """An event as an HTTP chunk."""
-        return b"%x\r\n%b\r\n" % (len(event), event)
+        """An event as it stands in the body."""
+        return framed(event)
 
     def text(self, word: int) -> bytes:
         return self.words.json[word]
@@ -336,18 +340,16 @@ class StreamAnswer(Answer):
         if not had:
             events = self.renderer.first() + events
         if not had and not last:
-            self.ready = self._prepare(tokens)
+            self._prepare(tokens)
         data = b"".join(map(self.frame, events))
         self.deliver(due_s, data + self.last_chunk if last else data, count, last)
 
-    def _prepare(self, had: int) -> Iterator[bytes]:
-        """All chunks from here to the last but one, if each will be a token and they differ in their words alone."""
-        count = self.total - had - 1
-        if self.chunk_written_s is not self.token_s or self.renderer.varies:
-            return iter(())
-        words = map(self.word, range(had + 1, had + 1 + min(count, PHRASE)))
-        chunks = [self.frame(self.renderer.chunk(self.text(word), 0, [])) for word in words]
-        return iter((chunks * (count // PHRASE + 1))[:count])
+    def _prepare(self, had: int) -> None:
+        """Have all chunks from here to the last but one at hand, if each will be a token and only their words differ."""
+        if self.chunk_written_s is self.token_s and not self.renderer.varies:
+            rest = range(had + 1, self.total)
+            self.ready = chunks(self.words, self._first_word, rest, self.renderer.head, self.renderer.tail)
+            self.steady = True
 
     def deliver(self, due_s: float, data: bytes, count: int, last: bool) -> None:
         """Write a chunk with all that goes with it; after the last one the answer has ended."""

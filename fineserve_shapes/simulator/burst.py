@@ -10,18 +10,15 @@ import time
 from collections.abc import Callable, Iterable
 
 from fineserve_shapes.simulator.answers import Answer
+from fineserve_shapes.simulator.carousel import LARGEST, Carousel
 from fineserve_shapes.simulator.engine import Token
-
-LARGEST = 64
-"""Chunks that are looked up before the first of them is written: that takes less than 0.1 ms."""
-
 
 _Burst = list[tuple[Answer, int, bytes, Callable[[float], None]]]
 """Answer, descriptor, chunk, and who keeps the time of the write."""
 
 
-def write_tokens(tokens: Iterable[Token]) -> None:
-    """Hand each token to the answer that waits for it, in order."""
+def write_tokens(tokens: Iterable[Token], carousel: Carousel | None = None) -> None:
+    """Hand each token to the answer that waits for it, in order; answers that may go on in a carousel board it."""
     burst: _Burst = []
     for due_s, sequence, count in tokens:
         answer = sequence.answer
@@ -32,9 +29,11 @@ def write_tokens(tokens: Iterable[Token]) -> None:
             # whatever this answer does, it does it after its own chunks before
             _write(burst)
             answer.token(due_s, count)
-            continue
-        answer.chunk_due_s.append(due_s)
-        burst.append((answer, answer.wire.fd, chunk, answer.token_s.append))
+        else:
+            answer.chunk_due_s.append(due_s)
+            burst.append((answer, answer.wire.fd, chunk, answer.token_s.append))
+        if carousel is not None:
+            carousel.board(answer, due_s)
         if len(burst) == LARGEST:
             _write(burst)
     _write(burst)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import resource
+import selectors
 from collections.abc import Callable
 from typing import Any
 
@@ -171,6 +172,10 @@ def run(args: argparse.Namespace) -> int:
     )
     hosting = _hosting(args)
     parent: int | None = args.exit_with_parent
+
+    def parent_gone() -> bool:
+        return parent is not None and os.getppid() != parent
+
     truth = None
     if args.ground_truth is not None:
         try:
@@ -179,9 +184,9 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"cannot write {args.ground_truth}: {error.strerror} (--ground-truth)") from None
     _allow_many_connections()
     try:
-        asyncio.run(
-            serve(settings, hosting, truth, args.host, args.port, lambda: parent is not None and os.getppid() != parent)
-        )
+        selector = selectors.EpollSelector()  # of our own, since the server looks at it between two turns of the loop
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            runner.run(serve(settings, hosting, truth, args.host, args.port, parent_gone, selector.fileno()))
     finally:
         if truth is not None:
             truth.close()

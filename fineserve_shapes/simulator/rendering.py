@@ -37,6 +37,10 @@ class Renderer(Protocol):
     object_id: str
     varies: bool
     """Whether chunks in the middle differ in more than their text."""
+    head: bytes
+    """What a chunk in the middle has before its text."""
+    tail: bytes
+    """What it has behind it, unless it varies."""
 
     def opening(self) -> list[bytes]:
         """Events before generation starts."""
@@ -83,7 +87,8 @@ class VllmRenderer:
         kind = "chat.completion.chunk" if request.chat else "text_completion"
         self._common = {"id": self.object_id, "object": kind, "created": created, "model": request.name}
         choice = b',"choices":[{"index":0,"delta":{"content":"' if request.chat else b',"choices":[{"index":0,"text":"'
-        self._head = b"data: " + orjson.dumps(self._common)[:-1] + choice
+        self.head = b"data: " + orjson.dumps(self._common)[:-1] + choice
+        self.tail = _PLAIN_TAILS[request.chat]
         self.varies = request.continuous_usage or request.prompt_ids is not None
 
     def opening(self) -> list[bytes]:
@@ -100,11 +105,10 @@ class VllmRenderer:
         return [_event(value)]
 
     def chunk(self, text: bytes, tokens: int, ids: list[int]) -> bytes:
-        tail = self._tail(None, ids, tokens) if self.varies else _PLAIN_TAILS[self._request.chat]
-        return b"%b%b%b" % (self._head, text, tail)
+        return b"%b%b%b" % (self.head, text, self._tail(None, ids, tokens) if self.varies else self.tail)
 
     def last(self, text: bytes, tokens: int, ids: list[int], reason: str, extras: Extras) -> list[bytes]:
-        events = [self._head + text + self._tail(reason, ids, tokens)]
+        events = [self.head + text + self._tail(reason, ids, tokens)]
         if self._request.include_usage:
             usage = _usage(self._request.prompt_tokens, tokens)
             value: dict[str, Any] = self._common | {"choices": [], "usage": usage, "system_fingerprint": FINGERPRINT}
@@ -174,9 +178,9 @@ class TransformersRenderer:
         if request.chat:
             self._rest |= {"object": "chat.completion.chunk", "system_fingerprint": ""}
         opening = b'"choices":[{"delta":{"content":"' if request.chat else b'"choices":[{"index":0,"text":"'
-        self._head = b'data: {"id":' + orjson.dumps(request_id) + b"," + opening
+        self.head = b'data: {"id":' + orjson.dumps(request_id) + b"," + opening
         closing = b'"},"index":0}],' if request.chat else b'"}],'
-        self._tail = closing + orjson.dumps(self._rest)[1:] + b"\n\n"
+        self.tail = closing + orjson.dumps(self._rest)[1:] + b"\n\n"
 
     def opening(self) -> list[bytes]:
         if not self._request.chat:
@@ -187,7 +191,7 @@ class TransformersRenderer:
         return []
 
     def chunk(self, text: bytes, tokens: int, ids: list[int]) -> bytes:  # noqa: ARG002
-        return b"%b%b%b" % (self._head, text, self._tail)
+        return b"%b%b%b" % (self.head, text, self.tail)
 
     def last(
         self,

@@ -22,8 +22,8 @@ class ConstantEngine:
         self.running = 0
         self.waiting = 0
         self.kv_usage = 0.0
+        self.itl_s = itl_s
         self._ttft_s = ttft_s
-        self._itl_s = itl_s
         self._first: deque[Token] = deque()
         self._later: deque[Token] = deque()
 
@@ -38,6 +38,15 @@ class ConstantEngine:
             sequence.live = sequence.running = False  # its entry stays queued and is dropped when due
             self.running -= 1
 
+    def hand_over(self, sequence: Sequence) -> None:
+        """Give no more tokens of a sequence that runs on: someone else keeps to its timetable, to the end."""
+        self.abort(sequence)
+        sequence.running = True
+
+    def first_due_s(self, sequence: Sequence) -> float:
+        """When its first token is due."""
+        return sequence.arrived_s + self._ttft_s
+
     def forget(self) -> None:
         pass
 
@@ -47,7 +56,7 @@ class ConstantEngine:
 
     def advance(self, now_s: float) -> list[Token]:
         tokens: list[Token] = []
-        ttft_s, itl_s, later = self._ttft_s, self._itl_s, self._later
+        itl_s, later = self.itl_s, self._later
         while (queue := self._next_queue()) and queue[0][0] <= now_s:
             token = queue.popleft()
             sequence = token[1]
@@ -60,7 +69,7 @@ class ConstantEngine:
                 self.running -= 1
             else:
                 # from the arrival, not from the last token: rounding does not add up
-                later.append((sequence.arrived_s + ttft_s + generated * itl_s, sequence, 1))
+                later.append((self.first_due_s(sequence) + generated * itl_s, sequence, 1))
         return tokens
 
     def _next_queue(self) -> deque[Token]:

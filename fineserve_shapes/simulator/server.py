@@ -14,11 +14,9 @@ import orjson
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.simulator import metrics as prometheus
-from fineserve_shapes.simulator.alarm import EarliestAlarm
 from fineserve_shapes.simulator.answers import Answer, StreamAnswer, WholeAnswer
-from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.connection import ConnectionLimits, HttpRequest, ServedConnection
-from fineserve_shapes.simulator.engine import Engine, Sequence
+from fineserve_shapes.simulator.engine import Sequence
 from fineserve_shapes.simulator.faults import (
     BENT,
     DOWN,
@@ -32,6 +30,7 @@ from fineserve_shapes.simulator.faults import (
 from fineserve_shapes.simulator.hosting import HostedModel, Hosting
 from fineserve_shapes.simulator.idleness import Idleness
 from fineserve_shapes.simulator.metrics import Gauged
+from fineserve_shapes.simulator.pacer import Pacer
 from fineserve_shapes.simulator.rendering import VLLM_VERSION, TransformersRenderer, VllmRenderer, model_list, tokenized
 from fineserve_shapes.simulator.requests import (
     Generation,
@@ -48,12 +47,6 @@ from fineserve_shapes.simulator.vocabulary import Vocabulary, chat_tokens, words
 
 LONGEST_REQUEST_ID = 256
 MANY_ALLOCATIONS = 1_000_000
-LEAST_GATHER_S, MOST_GATHER_S = 1e-4, 5e-4
-"""Bounds of the time between two wake-ups for tokens: what falls due in between is written together, so much late.
-
-A wake-up costs as much as writing a chunk or two. A server that is busy for half of its time or more waits longer, twice
-as long as it has just worked: at 50,000 chunks/s that saves a sixth of its time.
-"""
 LOOK_EVERY_S = 0.02
 """How exactly a restart keeps its time."""
 
@@ -79,7 +72,7 @@ class ServerSettings:
 class Simulator:
     """Serves connections with the tokens of an engine. Lives in one asyncio loop, on one core."""
 
-    def __init__(self, settings: ServerSettings, hosting: Hosting, truth: TruthLog | None) -> None:
+    def __init__(self, settings: ServerSettings, hosting: Hosting, truth: TruthLog | None, loop_fd: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.vocabulary = settings.vocabulary
         self.prompt_tokens_details = settings.prompt_tokens_details
@@ -89,7 +82,7 @@ class Simulator:
         self._hosting = hosting
         self._engines = hosting.engines
         self._truth = truth
-        self._alarm = EarliestAlarm(self.loop, self._step)
+        self._pacer = Pacer(self.loop, loop_fd, hosting.engines)
         self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[ServedConnection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
@@ -98,8 +91,6 @@ class Simulator:
         self._began_s = time.perf_counter()
         self._ready_s = self._began_s + settings.loading_s
         self._ids = random.Random(f"{settings.seed}/ids")
-        self._submitted_s = 0.0
-        self._next_wake_s = 0.0
         self._started = int(time.time())
         self._routes: dict[tuple[str, str], Callable[[ServedConnection, HttpRequest], None]] = {
             ("POST", "/v1/completions"): self._completion,
@@ -144,7 +135,7 @@ class Simulator:
         for connection in list(self._connections):
             connection.drop()
         self._idleness.close()
-        self._alarm.close()
+        self._pacer.close()
 
     def collect_garbage(self) -> None:
         """Look for cycles while no answer is in progress, or if there is much to look at after all.
@@ -165,8 +156,8 @@ class Simulator:
         self.loop.call_soon(self._submit, answer)
 
     def release(self, answer: Answer) -> None:
-        if self._forget(answer) and answer.sequence.generated < answer.sequence.output_tokens:
-            answer.request.model.engine.abort(answer.sequence)
+        if self._forget(answer):
+            self._pacer.withdraw(answer)
 
     def _forget(self, answer: Answer) -> bool:
         known = answer.sequence.answer is answer
@@ -179,35 +170,10 @@ class Simulator:
         if self._truth is not None:
             self._truth.add(answer.truth())
 
-    # the engine
-
     def _submit(self, answer: Answer, received_s: float | None = None) -> None:
-        if not answer.open:
-            return
-        # never backwards: a request that waited on its connection was received before others that were submitted
-        now_s = time.perf_counter() if received_s is None else max(received_s, self._submitted_s)
-        self._submitted_s = now_s
-        engine = answer.request.model.engine
-        write_tokens(engine.advance(now_s))
-        self._answers.add(answer)
-        answer.sequence.answer = answer
-        engine.submit(answer.sequence, now_s)
-        self._arm(engine)
-
-    def _step(self) -> None:
-        now_s = time.perf_counter()
-        for engine in self._engines:
-            write_tokens(engine.advance(now_s))
-        worked_s = time.perf_counter() - now_s
-        self._next_wake_s = now_s + min(max(LEAST_GATHER_S, 2.0 * worked_s), MOST_GATHER_S)
-        for engine in self._engines:
-            self._arm(engine)
-
-    def _arm(self, engine: Engine) -> None:
-        # what was due at an earlier time and has gone leaves an alarm for nothing, which does no harm
-        next_s = engine.next_s()
-        if next_s is not None:
-            self._alarm.advance(max(next_s, self._next_wake_s))
+        if answer.open:
+            self._answers.add(answer)
+            self._pacer.submit(answer, received_s)
 
     # requests
 
@@ -360,13 +326,14 @@ async def serve(
     host: str,
     port: int,
     parent_gone: Callable[[], bool],
+    loop_fd: int,
 ) -> None:
     """Listen, say so on standard output, and serve until SIGTERM, SIGINT or the end of the parent."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    simulator = Simulator(settings, hosting, truth)
+    simulator = Simulator(settings, hosting, truth, loop_fd)
     try:
         server = await loop.create_server(simulator.connect, host, port, backlog=4096)
     except OSError as error:

@@ -6,7 +6,6 @@ writes, so that a slow disk does not delay tokens; only rendering the line (some
 
 import queue
 import threading
-import time
 from typing import IO, Any
 
 import orjson
@@ -19,6 +18,7 @@ class TruthLog:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._closing = threading.Event()
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="truth-log", daemon=True)
         self._thread.start()
@@ -29,15 +29,23 @@ class TruthLog:
 
     def close(self) -> None:
         """Write what is queued and close the file."""
+        self._closing.set()
         self._lines.put(None)
         self._thread.join()
         self._file.close()
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
-            self._file.write(line)
-            if self._lines.empty():
-                self._file.flush()
-                # lines gather meanwhile: one wake-up for many, and the loop seldom waits for this thread's lock
-                time.sleep(FLUSH_INTERVAL_S)
-        self._file.flush()
+        line = self._lines.get()
+        while line is not None:
+            # lines gather meanwhile: one wake-up for many, and the loop seldom waits for this thread's lock
+            self._closing.wait(FLUSH_INTERVAL_S)
+            gathered = []
+            while line is not None:
+                gathered.append(line)
+                if self._lines.empty():
+                    break
+                line = self._lines.get()
+            self._file.write(b"".join(gathered))
+            self._file.flush()
+            if line is not None:
+                line = self._lines.get()

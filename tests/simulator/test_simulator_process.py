@@ -218,3 +218,24 @@ def test_a_command_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     assert "simulate" in capsys.readouterr().out
+
+
+def resident_mb(pid: int) -> float:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.parametrize("engine", [{"ttft_ms": 1, "itl_ms": 5}, {"decode_step_ms": 1}])
+def test_answers_leave_nothing_behind(engine: dict[str, Any]) -> None:
+    """Prompts of 8,000 ids, some 0.3 MB each, while another answer keeps the collector of cycles from its work."""
+    with SimulatorProcess(**engine) as simulator:
+        client = Client(simulator)
+        other = client.raw("/v1/completions", {"prompt": "a", "max_tokens": 20_000, "stream": True}, "other")
+        body = {"prompt": list(range(1000, 9000)), "max_tokens": 2}
+        for _ in range(20):
+            client.events("/v1/completions", body)
+        before_mb = resident_mb(simulator.pid)
+        for _ in range(50):
+            client.events("/v1/completions", body)
+        assert resident_mb(simulator.pid) - before_mb < 8.0
+        other.close()

@@ -1,0 +1,148 @@
+"""Carousels: what an engine hands over comes as the engine would have given it, whenever the server wakes up."""
+
+import os
+from array import array
+from itertools import accumulate
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fineserve_shapes.simulator.burst import write_tokens
+from fineserve_shapes.simulator.carousel import ROUNDING_S, Carousel
+from fineserve_shapes.simulator.engine import Sequence
+from fineserve_shapes.simulator.phrase import chunks, framed, word
+from fineserve_shapes.simulator.schedule import ConstantEngine
+from fineserve_shapes.simulator.vocabulary import HOSTILE
+
+TTFT_S, ITL_S = 0.1, 0.01
+
+
+class Recorded:
+    """An answer, and its connection, that keeps which token came when; it writes to nowhere, or to `fd`."""
+
+    def __init__(self, tokens: int, fd: int = -1) -> None:
+        self.sequence = Sequence(1, tokens)
+        self.sequence.answer = self
+        self.wire = self
+        self.fd = fd
+        self.steady = False
+        self.carousel: Carousel | None = None
+        self.ready = iter([b""][:0])
+        self.token_s = array("d")
+        self.chunk_due_s = array("d")
+        self.got: list[bytes] = []
+
+    @property
+    def tokens(self) -> int:
+        return len(self.token_s)
+
+    def write_rest(self, data: bytes) -> None:
+        self.got.append(data)
+
+    def token(self, due_s: float, count: int) -> None:
+        assert count == 1
+        self.got.append(b"%d" % (self.tokens + 1))
+        self.token_s.append(0.0)
+        self.chunk_due_s.append(due_s)
+        if self.tokens == 1 < self.sequence.output_tokens:
+            self.steady = True
+            self.ready = iter([b"%d" % token for token in range(2, self.sequence.output_tokens)])
+
+
+def give(engine: ConstantEngine, carousel: Carousel, now_s: float) -> None:
+    carousel.write(now_s)
+    write_tokens(engine.advance(now_s), carousel)
+
+
+# naps of a server in good time, and of one that is far too late
+naps_s = st.lists(st.sampled_from([5e-4, 0.003, 0.01, 0.0137, 0.05]), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 0.05), st.integers(1, 12)), min_size=1, max_size=12), naps_s)
+def test_every_token_comes_once_in_order_and_not_before_its_time(
+    load: list[tuple[float, int]], naps: list[float]
+) -> None:
+    """Whatever the gaps between requests, the lengths, and the times at which the server wakes up."""
+    engine = ConstantEngine(TTFT_S, ITL_S)
+    carousel = Carousel(engine)
+    arrivals_s = list(accumulate(gap_s for gap_s, _ in load))
+    answers = [Recorded(tokens) for _, tokens in load]
+    due_s = [
+        [at_s + TTFT_S + token * ITL_S for token in range(tokens)]
+        for at_s, (_, tokens) in zip(arrivals_s, load, strict=True)
+    ]
+    now_s, submitted, step = 0.0, 0, 0
+    while any(answer.tokens < answer.sequence.output_tokens for answer in answers):
+        now_s += naps[step % len(naps)]
+        step += 1
+        while submitted < len(load) and arrivals_s[submitted] <= now_s:
+            give(engine, carousel, arrivals_s[submitted])
+            engine.submit(answers[submitted].sequence, arrivals_s[submitted])
+            submitted += 1
+        give(engine, carousel, now_s)
+        for answer, due in zip(answers[:submitted], due_s, strict=False):
+            assert sum(at_s <= now_s - 2 * ROUNDING_S for at_s in due) <= answer.tokens
+            assert answer.tokens <= sum(at_s <= now_s for at_s in due)
+    give(engine, carousel, now_s + 1.0)
+    assert [answer.got for answer in answers] == [[b"%d" % (k + 1) for k in range(n)] for _, n in load]
+    assert [answer.chunk_due_s.tolist() for answer in answers] == due_s
+    assert carousel.next_s() is None
+    assert engine.running == 0
+    assert not any(answer.sequence.running for answer in answers)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=9, unique=True), st.floats(0.1, 0.2))
+def test_who_leaves_does_not_disturb_the_others(leaving: list[int], at_s: float) -> None:
+    """Ten streams, a millisecond apart; some leave in mid-stream, with the times that their chunks were due until then."""
+    engine = ConstantEngine(TTFT_S, ITL_S)
+    carousel = Carousel(engine)
+    answers = [Recorded(15) for _ in range(10)]
+    for number, answer in enumerate(answers):
+        engine.submit(answer.sequence, 1e-3 * number)
+    now_s = 0.0
+    while now_s < 0.3:
+        if now_s <= at_s < now_s + 5e-4:
+            for number in leaving:
+                if answers[number].carousel is carousel:
+                    carousel.leave(answers[number])
+                else:
+                    engine.abort(answers[number].sequence)
+                assert len(answers[number].chunk_due_s) == answers[number].tokens
+        now_s += 5e-4
+        give(engine, carousel, now_s)
+    for number, answer in enumerate(answers):
+        assert answer.got == [b"%d" % (k + 1) for k in range(answer.tokens)]
+        assert answer.tokens == 15 or number in leaving
+        assert answer.carousel is None
+
+
+def test_what_a_connection_does_not_take_is_left_to_it() -> None:
+    """A pipe that is full: the rest of each chunk goes to `write_rest`, and other streams go on."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    engine = ConstantEngine(TTFT_S, ITL_S)
+    carousel = Carousel(engine)
+    answers = [Recorded(40_000, writing), Recorded(3)]
+    answers[0].wire.fd = writing
+    for answer in answers:
+        engine.submit(answer.sequence, 0.0)
+    give(engine, carousel, TTFT_S + 1e-6)
+    give(engine, carousel, TTFT_S + ITL_S * 39_998.5)
+    first, *rest = answers[0].got
+    taken = os.read(reading, 1 << 20)
+    assert first + taken + b"".join(rest) == b"".join(b"%d" % (k + 1) for k in range(39_999))
+    assert answers[1].got == [b"1", b"2", b"3"]
+    os.close(reading)
+    os.close(writing)
+
+
+@given(st.integers(0, 1 << 32), st.integers(1, 40), st.integers(0, 40), st.binary(max_size=300), st.binary(max_size=30))
+def test_chunks_are_what_rendering_each_would_give(
+    first_word: int, start: int, count: int, head: bytes, tail: bytes
+) -> None:
+    """Words of all kinds, heads of all lengths: the framed event of each token."""
+    tokens = range(start, start + count)
+    events = [head + HOSTILE.json[word(HOSTILE, first_word, token)] + tail for token in tokens]
+    assert list(chunks(HOSTILE, first_word, tokens, head, tail)) == list(map(framed, events))
