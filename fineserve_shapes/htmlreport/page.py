@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,13 @@ _SHARED = files("fineserve_shapes.webui")
 
 _THROUGHPUT = {
     "duration": "duration, s", "completed": "completed", "failed": "failed", "short": "short", "retried": "retried",
+}  # fmt: skip
+_STEPS = {
+    "rate_rps": "Requests/s", "verdict": "Fidelity", "decision": "Decision", "slo_share": "Met the SLO",
+    "median_ttft_ms": "TTFT p50, ms", "p99_ttft_ms": "p99", "p99_ttft_bound_ms": "p99 at most",
+    "median_tpot_ms": "TPOT p50, ms", "p99_tpot_ms": "p99", "p99_tpot_bound_ms": "p99 at most",
+    "median_e2e_latency_ms": "E2E p50, ms", "p99_e2e_latency_ms": "p99", "p99_e2e_latency_bound_ms": "p99 at most",
+    "goodput_rps": "Goodput/s", "output_throughput": "Output tokens/s", "requests": "Requests", "seconds": "Seconds",
 }  # fmt: skip
 _RATES = {
     "request_throughput": "requests/s", "input_throughput": "input tokens/s", "output_throughput": "output tokens/s",
@@ -82,7 +89,7 @@ def render(runs: Sequence[RunData], table: Table | None = None) -> str:
         metrics=figures.METRICS,
         comparisons=[(label, run.burstiness) for label, run in zip(labels, runs, strict=True) if run.burstiness],
         capacities=[
-            (label, answer_line(found), found["steps"])
+            (label, answer_line(found), _step_columns(found["steps"]), found["steps"])
             for label, run in zip(labels, runs, strict=True)
             if (found := run.capacity) is not None
         ],
@@ -100,6 +107,11 @@ def _inline(text: str) -> Markup:
     if "</script" in text.lower() or "</style" in text.lower():
         raise ValueError("this text would end the element that it stands in")
     return Markup(text)
+
+
+def _step_columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Those of a search's table: its rates, and whatever any step has."""
+    return {name: title for name, title in _STEPS.items() if any(step[name] is not None for step in steps)}
 
 
 def _throughput(run: RunData) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fineserve_shapes.measure.tally import Tally
 
 BATCHES = 16
 _LATENCIES = tuple(
-    name for latency in ("ttft", "tpot")
+    name for latency in ("ttft", "tpot", "e2e_latency")
     for name in (f"median_{latency}_ms", f"p99_{latency}_ms", f"p99_{latency}_bound_ms")
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ def step_figures(
 
     `run`, `scale`, `rate_rps` (as planned), `requests` (sent, the settling's included), `seconds`; `verdict` and `reasons`
     (of fidelity); `decision`, `why`, `slo_share` with `slo_share_low` and `slo_share_high` (None where nothing was
-    decided: the step was interrupted, or there is no SLO); TTFT and TPOT; `goodput_rps` and `output_throughput` of the
+    decided: the step was interrupted, or there is no SLO); TTFT, TPOT and E2E; `goodput_rps` and `output_throughput` of the
     steady window, with `_low` and `_high`: what the share's interval makes of the rate, and 99 % by batch means.
     Where each stream of a mix has an SLO of its own: `stream`, the one that decided (None: requests in flight grow), whose
     share that is, and `streams`, by name: `decision`, `slo_share`, `slo_share_low`, `slo_share_high`.
