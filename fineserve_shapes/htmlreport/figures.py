@@ -105,11 +105,13 @@ def stream_rows(run: RunData) -> list[dict[str, Any]]:
         goodput = figures.get("goodput") if isinstance(figures, Mapping) else None
         return goodput.get("share") if isinstance(goodput, dict) else None
 
-    found = [{"name": "All", **stream_row(table["total"], run.ledger, run.fidelity, share(run.summary))}]
+    found = [
+        {"name": "All", **stream_row(_known(run, None, table["total"]), run.ledger, run.fidelity, share(run.summary))}
+    ]
     for name in names.names:
         of_stream = told.get(name) if isinstance(told.get(name), dict) else {}
         row = stream_row(
-            table["streams"][name],
+            _known(run, name, table["streams"][name]),
             run.ledgers[name],
             run.fidelities[name],
             share(of_stream),
@@ -117,6 +119,13 @@ def stream_rows(run: RunData) -> list[dict[str, Any]]:
         )
         found.append({"name": name, **row})
     return found
+
+
+def _known(run: RunData, stream: str | None, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures of requests, or where there are none those that the summary tells."""
+    if len(run.rows):
+        return entry
+    return {**entry, **{name: told for name in METRICS if (told := run.told_latency(stream, name)) is not None}}
 
 
 def cdf(histogram: Histogram) -> dict[str, list[float]]:

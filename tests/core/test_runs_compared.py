@@ -17,11 +17,14 @@ from thorough import examples
 from fineserve_shapes.cli import main
 from fineserve_shapes.htmlreport.differing import FIGURES, Table, labels_of
 from fineserve_shapes.htmlreport.differingtext import table_lines
+from fineserve_shapes.htmlreport.figures import quantile_rows, stream_rows
 from fineserve_shapes.htmlreport.pairing import runs_of
 from fineserve_shapes.htmlreport.source import RunData
+from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.ledger import Ledgers
 from fineserve_shapes.measure.measurements import Measurements
+from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.summary import summarise
 from fineserve_shapes.measure.tally import Tally
@@ -142,6 +145,25 @@ def test_a_summary_by_itself_is_a_run_without_intervals(files: dict[str, Path]):
         assert values[1] == pytest.approx(values[0], rel=0.011), title
         assert row(by_summary, title)[1].interval == ""
     assert alone.ledger["planned"] == REQUESTS
+
+
+def test_a_summary_of_a_mix_has_its_table_of_streams(tmp_path: Path):
+    """Without any of its requests."""
+    names = Names(("chat", "code"), mixed=True)
+    measured = measurements([record(i, stream=i % 2) for i in range(200)])
+    tally, ledgers = Tally(SLO, names=names), Ledgers(mixed=True)
+    tally.plan(measured.records["stream"].astype(np.int64), measured.records["due_s"])
+    tally.add(measured)
+    ledgers.plan(measured.records["stream"].astype(np.int64))
+    judged = judge(tally.delivery, tally.total, Accounts(), {}, Limits())
+    summary = summarise(tally, ledgers, {}, {"run": "m"}, judged, {"chat": judged, "code": judged})
+    (tmp_path / "mix.json").write_text(json.dumps(summary))
+    (run,) = runs_of([tmp_path / "mix.json"])
+    rows = {one["name"]: one for one in stream_rows(run)}
+    assert list(rows) == ["All", "chat", "code"]
+    assert [rows[name]["planned"] for name in rows] == [200, 100, 100]
+    assert [rows[name]["ttft_p50_ms"] for name in rows] == pytest.approx([200] * 3, rel=0.01)
+    assert {one["stream"] for one in quantile_rows(run)} == {"all", "chat", "code"}
 
 
 def test_a_summary_goes_with_the_log_of_its_run_and_with_no_other(files: dict[str, Path], tmp_path: Path):
