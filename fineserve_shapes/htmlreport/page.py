@@ -80,6 +80,7 @@ def render(runs: Sequence[RunData], table: Table | None = None) -> str:
         table=table,
         legend=LEGEND,
         runs=[_tables(run) | {"label": label} for run, label in zip(runs, labels, strict=True)],
+        requests=any(len(run.rows) for run in runs),
         mixed=any(run.tally.names.mixed for run in runs),
         differs=differs,
         configuration=alike,

@@ -205,7 +205,10 @@ def test_one_run_is_not_set_against_anything(
 def test_a_report_of_a_summary_has_its_latencies_and_no_charts_of_requests(files: dict[str, Path], tmp_path: Path):
     out = tmp_path / "report.html"
     assert main(["report", str(files["quick told"]), "--out", str(out)]) == 0
-    assert ">ITL</th>" in out.read_text()
+    page = out.read_text()
+    assert ">ITL</th>" in page
+    assert 'id="slowest" aria-labelledby="slowest-title" hidden' in page
+    assert "a summary has no requests" in page
 
 
 @pytest.mark.parametrize(
