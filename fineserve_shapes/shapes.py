@@ -21,7 +21,7 @@ from fineserve_shapes.runner import mastersession as session
 from fineserve_shapes.runner import startform
 from fineserve_shapes.runner.step import Step
 from fineserve_shapes.shipped import DATASETS, SAMPLE_TRACE
-from fineserve_shapes.streams import Stream
+from fineserve_shapes.streams import Stream, names_of
 from fineserve_shapes.users import ArrivalUser
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.block import Block
@@ -307,10 +307,12 @@ class CapacityShape(PlanShape):
         from fineserve_shapes.planning.stretch import Stretch
         from fineserve_shapes.runner.searchoptions import SearchOptions, searching
 
-        slo = options.slo_of(self.streams_of(values))
+        streams = self.streams_of(values)
+        slo = options.slo_of(streams)
         if isinstance(slo, Slos) and None in slo.by_stream:
             raise InputError("in a search each stream of a mix has an SLO: slo in its table, or --slo for all")
-        asked = SearchOptions.read(values, slo)
+        own = any("slo" in stream.own for stream in streams)
+        asked = SearchOptions.read(values, slo, names_of(streams).names if own else ())
         stretch = Stretch(asked.settle_s, asked.step_requests, asked.step_time_s, asked.fewest)
         if values.switch("--compare-burstiness"):
             yield from self._comparing(asked, stretch, values).runs()

@@ -10,6 +10,7 @@ import numpy as np
 from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure import records
+from fineserve_shapes.measure.certified import QUANTILES
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.streamrows import stream_row
 from fineserve_shapes.measure.totals import LATENCIES
@@ -104,11 +105,13 @@ def stream_rows(run: RunData) -> list[dict[str, Any]]:
         goodput = figures.get("goodput") if isinstance(figures, Mapping) else None
         return goodput.get("share") if isinstance(goodput, dict) else None
 
-    found = [{"name": "All", **stream_row(table["total"], run.ledger, run.fidelity, share(run.summary))}]
+    found = [
+        {"name": "All", **stream_row(_known(run, None, table["total"]), run.ledger, run.fidelity, share(run.summary))}
+    ]
     for name in names.names:
         of_stream = told.get(name) if isinstance(told.get(name), dict) else {}
         row = stream_row(
-            table["streams"][name],
+            _known(run, name, table["streams"][name]),
             run.ledgers[name],
             run.fidelities[name],
             share(of_stream),
@@ -116,6 +119,13 @@ def stream_rows(run: RunData) -> list[dict[str, Any]]:
         )
         found.append({"name": name, **row})
     return found
+
+
+def _known(run: RunData, stream: str | None, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures of requests, or where there are none those that the summary tells."""
+    if len(run.rows):
+        return entry
+    return {**entry, **{name: told for name in METRICS if (told := run.told_latency(stream, name)) is not None}}
 
 
 def cdf(histogram: Histogram) -> dict[str, list[float]]:
@@ -176,16 +186,28 @@ def _until(rows: records.Records, at_s: FloatArray) -> FloatArray:
 def quantile_rows(run: RunData) -> list[dict[str, Any]]:
     """The table of latencies, and what their tails are at most: in total, then by stream where there are several."""
     table, bounds = run.tally.table(), run.tally.bounds()
-    groups = [("all", table["total"], bounds["total"])]
+    groups = [("all", None, table["total"], bounds["total"])]
     if len(table["streams"]) > 1:
-        groups += [(name, entry, bounds["streams"].get(name, {})) for name, entry in table["streams"].items()]
+        groups += [(name, name, entry, bounds["streams"].get(name, {})) for name, entry in table["streams"].items()]
     found = []
-    for stream, entry, at_most in groups:
-        for name, title in METRICS.items():
-            if entry[name]["count"] and not (name == "visible_ttft" and entry[name] == entry["ttft"]):
-                bound = {f"{quantile}_bound": value for quantile, value in at_most.get(name, {}).items()}
-                found.append({"stream": stream, "metric": title, **entry[name], **bound})
+    for title, stream, entry, at_most in groups:
+        for name, metric in METRICS.items():
+            told = run.told_latency(stream, name)
+            figures = entry[name] if entry[name]["count"] else told
+            visible = entry["ttft"] if entry["ttft"]["count"] else run.told_latency(stream, "ttft")
+            if figures is None or (name == "visible_ttft" and figures == visible):
+                continue
+            bounds = at_most.get(name, {}) if len(run.rows) else _told_bounds(run, stream, name)
+            found.append({"stream": title, "metric": metric, **figures, **{f"{q}_bound": bounds[q] for q in bounds}})
     return found
+
+
+def _told_bounds(run: RunData, stream: str | None, name: str) -> dict[str, Any]:
+    """What the summary says that quantiles are at most."""
+    told: Any = run.summary
+    if stream is not None:
+        told = (told.get("streams") or {}).get(stream) or {}
+    return {f"{quantile}_ms": told.get(f"{quantile}_{name}_bound_ms") for quantile in QUANTILES}
 
 
 def slowest(run: RunData, by: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from markupsafe import Markup
 
 from fineserve_shapes import __version__
 from fineserve_shapes.htmlreport import figures
+from fineserve_shapes.htmlreport.cells import number
+from fineserve_shapes.htmlreport.configuration import configuration, parted, side_by_side, slo_words
+from fineserve_shapes.htmlreport.differing import LEGEND, Table, labels_of
 from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.measure.capacitytext import answer_line
 from fineserve_shapes.measure.steady import throughput
@@ -27,23 +30,15 @@ logger = logging.getLogger(__name__)
 _ASSETS = files("fineserve_shapes.htmlreport")
 _SHARED = files("fineserve_shapes.webui")
 
-_ABOUT = (
-    "mode",
-    "host",
-    "simulator",
-    "model",
-    "backend",
-    "prompt_form",
-    "token_times",
-    "tls_verified",
-    "seed",
-    "started_at",
-    "version",
-    "error",
-)
-_PLAN = ("requests", "span_s", "rate_rps", "run_time_s", "fingerprint")
 _THROUGHPUT = {
     "duration": "duration, s", "completed": "completed", "failed": "failed", "short": "short", "retried": "retried",
+}  # fmt: skip
+_STEPS = {
+    "rate_rps": "Requests/s", "verdict": "Fidelity", "decision": "Decision", "slo_share": "Met the SLO",
+    "median_ttft_ms": "TTFT p50, ms", "p99_ttft_ms": "p99", "p99_ttft_bound_ms": "p99 at most",
+    "median_tpot_ms": "TPOT p50, ms", "p99_tpot_ms": "p99", "p99_tpot_bound_ms": "p99 at most",
+    "median_e2e_latency_ms": "E2E p50, ms", "p99_e2e_latency_ms": "p99", "p99_e2e_latency_bound_ms": "p99 at most",
+    "goodput_rps": "Goodput/s", "output_throughput": "Output tokens/s", "requests": "Requests", "seconds": "Seconds",
 }  # fmt: skip
 _RATES = {
     "request_throughput": "requests/s", "input_throughput": "input tokens/s", "output_throughput": "output tokens/s",
@@ -51,9 +46,12 @@ _RATES = {
 }  # fmt: skip
 
 
-def write_report(runs: Sequence[RunData], out: Path) -> None:
-    """Write the report of some runs, side by side. Raises OSError where that cannot be."""
-    page = render(runs).encode()
+def write_report(runs: Sequence[RunData], out: Path, table: Table | None = None) -> None:
+    """Write the report of some runs, side by side. Raises OSError where that cannot be.
+
+    table: what sets them against each other, where it has been made already.
+    """
+    page = render(runs, table).encode()
     scratch = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         scratch.write_bytes(page)
@@ -62,8 +60,12 @@ def write_report(runs: Sequence[RunData], out: Path) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def render(runs: Sequence[RunData]) -> str:
+def render(runs: Sequence[RunData], table: Table | None = None) -> str:
     """The report as text."""
+    labels = labels_of(runs)
+    if len(runs) > 1 and table is None:
+        table = Table.of(runs)
+    differs, alike = parted(side_by_side(runs, configuration))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -71,21 +73,25 @@ def render(runs: Sequence[RunData]) -> str:
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.3g} %"
     environment.filters["clipped"] = lambda value, limit=MAX_CHARS: shorten(str(value), limit)
     template = environment.from_string(_ASSETS.joinpath("report.html.jinja").read_text())
-    data = {"runs": [figures.drawn(run) | {"label": label} for run, label in zip(runs, _labels(runs), strict=True)]}
+    data = {"runs": [figures.drawn(run) | {"label": label} for run, label in zip(runs, labels, strict=True)]}
     return template.render(
         version=__version__,
-        labels=_labels(runs),
-        runs=[_tables(run) | {"label": label} for run, label in zip(runs, _labels(runs), strict=True)],
+        labels=labels,
+        table=table,
+        legend=LEGEND,
+        runs=[_tables(run) | {"label": label} for run, label in zip(runs, labels, strict=True)],
+        requests=any(len(run.rows) for run in runs),
         mixed=any(run.tally.names.mixed for run in runs),
-        configuration=_compared(runs, _configuration),
-        ledger=_compared(runs, lambda run: run.ledger),
-        throughput=_compared(runs, _throughput),
-        fidelity=_compared(runs, _fidelity),
+        differs=differs,
+        configuration=alike,
+        ledger=side_by_side(runs, lambda run: run.ledger),
+        throughput=side_by_side(runs, _throughput),
+        fidelity=side_by_side(runs, _fidelity),
         metrics=figures.METRICS,
-        comparisons=[(label, run.burstiness) for label, run in zip(_labels(runs), runs, strict=True) if run.burstiness],
+        comparisons=[(label, run.burstiness) for label, run in zip(labels, runs, strict=True) if run.burstiness],
         capacities=[
-            (label, answer_line(found), found["steps"])
-            for label, run in zip(_labels(runs), runs, strict=True)
+            (label, answer_line(found), _step_columns(found["steps"]), found["steps"])
+            for label, run in zip(labels, runs, strict=True)
             if (found := run.capacity) is not None
         ],
         drawn_streams=figures.MAX_STREAMS,
@@ -104,32 +110,9 @@ def _inline(text: str) -> Markup:
     return Markup(text)
 
 
-def _labels(runs: Sequence[RunData]) -> list[str]:
-    """The name of each run; one that occurs twice gets its place."""
-    names = [shorten(run.name, 60) for run in runs]
-    return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
-
-
-def _compared(runs: Sequence[RunData], of: Callable[[RunData], Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Rows of a table with a column for each run, in the order in which their names first occur."""
-    columns = [of(run) for run in runs]
-    names = dict.fromkeys(name for column in columns for name in column)
-    return [(name, [column.get(name) for column in columns]) for name in names]
-
-
-def _configuration(run: RunData) -> dict[str, Any]:
-    found = {name.replace("_", " "): run.summary.get(name) for name in _ABOUT if run.summary.get(name) is not None}
-    plan = run.summary.get("plan")
-    plan = plan if isinstance(plan, dict) else {}
-    known = [*_PLAN, *(name for name in plan if name not in _PLAN)]
-    for name in known:
-        value = plan.get(name)
-        if value is not None and not isinstance(value, dict | list):
-            found[f"plan: {name.replace('_', ' ')}"] = value
-    warmup = run.summary.get("warmup")
-    if isinstance(warmup, dict) and (warmup.get("requests") or warmup.get("seconds")):
-        found["warm-up"] = f"{warmup.get('requests')} requests, {warmup.get('seconds')} s"
-    return found
+def _step_columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Those of a search's table: its rates, and whatever any step has."""
+    return {name: title for name, title in _STEPS.items() if any(step[name] is not None for step in steps)}
 
 
 def _throughput(run: RunData) -> dict[str, Any]:
@@ -145,17 +128,11 @@ def _throughput(run: RunData) -> dict[str, Any]:
         found |= {f"{title}, steady window": steady.get(name) for name, title in _RATES.items()}
     goodput = run.summary.get("goodput")
     if isinstance(goodput, dict):
-        limits = (
-            ", ".join(
-                f"{name.removesuffix('_ms')} {number(limit)} ms" for name, limit in (goodput["slo"] or {}).items()
-            )
-            or "the SLO of their stream"
-        )
         found |= {
             "goodput, requests/s of the steady window": goodput.get("rps"),
             "goodput, output tokens/s of the steady window": goodput.get("output_tps"),
             "goodput, share of planned": goodput.get("share"),
-            "SLO": limits,
+            "SLO": slo_words(run),
         }
     servers = figures.servers(run)
     for url, server in servers.items():
@@ -209,16 +186,3 @@ def _tables(run: RunData) -> dict[str, Any]:
         ],
         "errors": [{"requests": count, "outcome": outcome, "error": text} for (outcome, text), count in errors],
     }
-
-
-def number(value: Any) -> str:
-    """A value for a cell: four significant digits, a dash for what was not measured."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return shorten(str(value))

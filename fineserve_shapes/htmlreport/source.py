@@ -9,30 +9,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 
-from fineserve_shapes.arrays import BoolArray, IntArray
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.htmlreport.logfile import TIMES, LogFile
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.capacitysummary import CAPACITY_NAMES, STEP_NAMES
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.measurements import GAPS, MAX_ERROR_CHARS, SENT, Measurements
 from fineserve_shapes.measure.names import ALONE, Names
-from fineserve_shapes.measure.requestlog import SCHEMA
+from fineserve_shapes.measure.resampling import Cells, Sample, Spans
 from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.tally import Tally
 from fineserve_shapes.outcome import OK, OUTCOMES, Outcome
-from fineserve_shapes.text import shorten
 
-TIMES = "token_times_s"
-LONGEST_LINE = 2**26
-_YOUNG = ("held_s", "position")  # columns that older logs do not have
 _LOST = tuple(OUTCOMES.index(outcome) for outcome in (Outcome.UNSENT, Outcome.UNKNOWN))
 
 
@@ -43,7 +36,8 @@ class RunData:
     name: of the run, or else of its file. rows: requests that were sent, in order of sending; warm: which of them the
     warm-up's. ids, errors, workers: of each row. ledger: `planned` and every outcome. tally, fidelity: as the run itself
     had them. ledgers, fidelities: in a mix, of each stream by its name. summary: what the run wrote at its end; empty where
-    it is not known.
+    it is not known. lost_due_s: when requests were due that were never sent, or not heard of, the warm-up's left out. gaps:
+    between chunks, by block of time; None where the file has no times of tokens.
     """
 
     name: str
@@ -58,6 +52,28 @@ class RunData:
     summary: Mapping[str, Any]
     ledgers: dict[str, dict[str, int]]
     fidelities: dict[str, dict[str, Any]]
+    lost_due_s: FloatArray
+    gaps: Cells | None
+
+    @classmethod
+    def told(cls, summary: Mapping[str, Any], file: Path) -> RunData:
+        """A run of which there is the summary alone, without any of its requests. file: where that is from.
+
+        Raises InputError for what is no summary.
+        """
+        ledger, fidelity = summary.get("ledger"), summary.get("fidelity")
+        if not isinstance(ledger, dict) or {"planned", *OUTCOMES} - ledger.keys() or not isinstance(fidelity, dict):
+            raise InputError(f"{file} is no summary: it has no ledger and no fidelity (--output-file writes one)")
+        listed = summary.get("streams")
+        streams = listed if isinstance(listed, dict) and all(isinstance(one, dict) for one in listed.values()) else {}
+        names = Names(tuple(streams) or (ALONE,), len(streams) > 1)
+        parts = {name: streams[name] for name in names.names if names.mixed}
+        return cls(
+            str(summary.get("run") or file.stem), records.from_rows([]), np.empty(0, dtype=bool), [], [], [],
+            dict(ledger), Tally(_slos(summary, names), names=names), fidelity, summary,
+            {name: dict(part.get("ledger") or ledger) for name, part in parts.items()},
+            {name: part.get("fidelity") or fidelity for name, part in parts.items()}, np.empty(0), None,
+        )  # fmt: skip
 
     @classmethod
     def read(
@@ -68,9 +84,16 @@ class RunData:
         summary: the run's; a .parquet file has it inside. itl: the gaps between chunks by the stream's name; without them
         they are taken from the tokens' times, where the file has those. Raises InputError for what is no request log.
         """
-        table, about = _table(path)
-        summary = summary or about
-        table = table.sort_by([("sent_s", "ascending")])
+        return cls.of(LogFile.read(path), summary, itl)
+
+    @classmethod
+    def of(
+        cls, log: LogFile, summary: Mapping[str, Any] | None = None, itl: Mapping[str, Histogram] | None = None
+    ) -> RunData:
+        """The same of a log that has been read."""
+        path = log.path
+        summary = summary or log.about
+        table = log.table.sort_by([("sent_s", "ascending")])
         names = _names(table, summary)
         numbers = _numbers(table, names)
         table = table.set_column(table.column_names.index("stream"), "stream", pa.array(numbers))
@@ -85,19 +108,62 @@ class RunData:
         warmup_s = float(np.nextafter(warm_due_s.max(), np.inf)) if len(warm_due_s) else 0.0
         tally = Tally(_slos(summary, names), warmup_s, names=names)
         _plan(tally, table)
-        gaps = _itl(kept, rows, warm) if itl is None else {names.number(name): each for name, each in itl.items()}
-        tally.add(Measurements(rows, _sent(rows), gaps, np.empty(0, dtype=GAPS), _grouped(rows, errors)))
+        gaps = _gaps(kept, rows, warm) if itl is None else None
+        if itl is None:
+            of_streams = {} if gaps is None else _itl(*gaps, rows)
+        else:
+            of_streams = {names.number(name): each for name, each in itl.items()}
+        tally.add(Measurements(rows, _sent(rows), of_streams, np.empty(0, dtype=GAPS), _grouped(rows, errors)))
         lost_due_s = _column(lost, "due_s", np.nan, np.float64)
         for code in _LOST:
             mine = outcome[~sent] == code
             tally.series.lose(OUTCOMES[code], _column(lost, "stream", 0, np.int64)[mine], lost_due_s[mine])
+        counted_due_s = lost_due_s[lost_due_s >= warmup_s]
+        cells = (
+            None
+            if gaps is None
+            else _cells(
+                *gaps, rows, Sample(rows[~warm], lost_due_s=counted_due_s, start_s=_start_s(summary, warmup_s)).spans
+            )
+        )
         ledger = _ledger(outcome)
         ledgers = {name: _ledger(outcome[numbers == number]) for number, name in enumerate(names.names) if names.mixed}
         return cls(
             str(summary.get("run") or path.stem), rows, warm, _texts(kept, "request_id"), errors,
             [text or None for text in _texts(kept, "worker")], ledger, tally,
             _fidelity(tally, ledger, summary), summary, ledgers, _fidelities(tally, ledgers, summary),
+            counted_due_s, cells,
         )  # fmt: skip
+
+    @property
+    def sample(self) -> Sample:
+        """Its requests without the warm-up's: what differences are taken from."""
+        return Sample(self.rows[~self.warm], self.tally.slo, self.lost_due_s, self.gaps, self.start_s)
+
+    @property
+    def start_s(self) -> float:
+        """When the steady window began."""
+        return _start_s(self.summary, self.tally.warmup_s)
+
+    def told_latency(self, stream: str | None, name: str) -> dict[str, Any] | None:
+        """A latency by its name as the summary has it, of a stream or (None) of all; None where it does not.
+
+        In the form of `totals.distribution`, but for what a summary has not of all: `count`, `min_ms` and `max_ms`.
+        """
+        streams = self.summary.get("streams")
+        streams = streams if isinstance(streams, dict) else {}
+        if stream is None and len(streams) == 1:
+            (stream,) = streams
+        if stream is not None:
+            of_stream = streams.get(stream)
+            found = of_stream.get(name) if isinstance(of_stream, dict) else None
+        else:
+            titles = {"p50": "median"}
+            found = {
+                f"{short}_ms": self.summary.get(f"{titles.get(short, short)}_{name}_ms")
+                for short in ("mean", "std", "p50", "p90", "p95", "p99", "p99.9")
+            }
+        return found if isinstance(found, dict) and found.get("mean_ms") is not None else None
 
     @property
     def capacity(self) -> Mapping[str, Any] | None:
@@ -123,60 +189,6 @@ class RunData:
         return found
 
 
-def check_file(path: Path) -> None:
-    """Raises InputError where there is no file to read, or nothing in it."""
-    if not path.exists():
-        raise InputError(f"there is no file {path}")
-    if path.is_dir():
-        raise InputError(f"{path} is a directory: a file is wanted")
-    if not path.stat().st_size:
-        raise InputError(f"{path} is empty: no run has been logged there")
-
-
-def _table(path: Path) -> tuple[Any, Mapping[str, Any]]:
-    check_file(path)
-    about: Mapping[str, Any] = {}
-    try:
-        match path.suffix.lower():
-            case ".parquet":
-                table = pa.parquet.read_table(path)
-                about = _about((pa.parquet.read_metadata(path).metadata or {}).get(b"fineserve"))
-            case ".jsonl":
-                table = pa.json.read_json(
-                    path,
-                    read_options=pa.json.ReadOptions(block_size=LONGEST_LINE),
-                    parse_options=pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="infer"),
-                )
-            case ".csv":
-                table = pa.csv.read_csv(
-                    path,
-                    read_options=pa.csv.ReadOptions(block_size=LONGEST_LINE),
-                    parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                    convert_options=pa.csv.ConvertOptions(
-                        column_types={**dict(zip(SCHEMA.names, SCHEMA.types, strict=True)), TIMES: pa.string()},
-                        strings_can_be_null=True, quoted_strings_can_be_null=False,
-                    ),
-                )  # fmt: skip
-            case _:
-                raise InputError(f"{path} is no request log: those end in .parquet, .jsonl or .csv")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
-    except pa.ArrowException as error:
-        raise InputError(f"{path} is no request log: {shorten(str(error).splitlines()[0], 200)}") from None
-    missing = [name for name in SCHEMA.names if name not in table.column_names and name not in _YOUNG]
-    if missing:
-        raise InputError(f"{path} is no request log: it has no column {missing[0]}")
-    return table, about
-
-
-def _about(text: bytes | None) -> Mapping[str, Any]:
-    try:
-        found = orjson.loads(text or b"{}")
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _column(table: Any, name: str, missing: Any, dtype: Any) -> npt.NDArray[Any]:
     return np.asarray(pc.fill_null(table[name].combine_chunks(), missing).to_numpy(zero_copy_only=False), dtype=dtype)
 
@@ -194,6 +206,13 @@ def _numbers(table: Any, names: Names) -> npt.NDArray[np.int16]:
     places = pc.index_in(table["stream"].cast(pa.string()), value_set=pa.array(names.names))
     numbers: npt.NDArray[np.int16] = _column(pa.table({"stream": places}), "stream", 0, np.int16)
     return numbers
+
+
+def _start_s(summary: Mapping[str, Any], warmup_s: float) -> float:
+    """The end of the warm-up: as it was asked for, where the summary says it."""
+    steady = summary.get("steady")
+    told = steady.get("start_s") if isinstance(steady, dict) else None
+    return float(told) if isinstance(told, int | float) else warmup_s
 
 
 def _ledger(outcome: IntArray) -> dict[str, int]:
@@ -245,24 +264,34 @@ def _plan(tally: Tally, table: Any) -> None:
     tally.plan(streams[order], due_s[order])
 
 
-def _itl(table: Any, rows: records.Records, warm: BoolArray) -> dict[int, Histogram]:
+def _gaps(table: Any, rows: records.Records, warm: BoolArray) -> tuple[FloatArray, IntArray] | None:
+    """The gaps between chunks of answers that count, and the row of each; None without times of tokens."""
     if TIMES not in table.column_names:
-        return {}
+        return None
     lists = table[TIMES].combine_chunks()
     if pa.types.is_string(lists.type):
         lists = pc.split_pattern(lists, ";").cast(pa.list_(pa.float64()))
     if not pa.types.is_list(lists.type):
-        return {}
+        return None
     sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     times_s = pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.float64)
     owner = np.repeat(np.arange(len(rows)), sizes)
     inside = (owner[1:] == owner[:-1]) & ((rows["outcome"] == OK) & ~warm)[owner[1:]]
-    gaps_s, streams = np.diff(times_s)[inside], rows["stream"][owner[1:][inside]]
+    return np.diff(times_s)[inside], owner[1:][inside]
+
+
+def _itl(gaps_s: FloatArray, owner: IntArray, rows: records.Records) -> dict[int, Histogram]:
+    streams = rows["stream"][owner]
     found: dict[int, Histogram] = {}
     for stream in np.unique(streams).tolist():
         found[stream] = Histogram()
         found[stream].record(gaps_s[streams == stream])
     return found
+
+
+def _cells(gaps_s: FloatArray, owner: IntArray, rows: records.Records, spans: Spans) -> Cells | None:
+    """In milliseconds."""
+    return Cells.of(1e3 * gaps_s, spans.block(rows["due_s"])[owner]) if len(gaps_s) else None
 
 
 def _grouped(rows: records.Records, errors: list[str | None]) -> list[tuple[tuple[str, str], IntArray]]:

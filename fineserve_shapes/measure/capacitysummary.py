@@ -11,7 +11,7 @@ import numpy as np
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.measure.capacity import Capacity
 from fineserve_shapes.measure.certified import CONFIDENCE
-from fineserve_shapes.measure.decision import Decision
+from fineserve_shapes.measure.decision import Decision, Verdict
 from fineserve_shapes.measure.knee import knee
 from fineserve_shapes.measure.quantiles import student
 from fineserve_shapes.measure.slo import Slo, Slos
@@ -19,24 +19,31 @@ from fineserve_shapes.measure.tally import Tally
 
 BATCHES = 16
 _LATENCIES = tuple(
-    name for latency in ("ttft", "tpot")
+    name for latency in ("ttft", "tpot", "e2e_latency")
     for name in (f"median_{latency}_ms", f"p99_{latency}_ms", f"p99_{latency}_bound_ms")
 )  # fmt: skip
 
 
 def step_figures(
-    summary: Mapping[str, Any], tally: Tally, scale: float, rate_rps: float | None, decision: Decision | None
+    summary: Mapping[str, Any],
+    tally: Tally,
+    scale: float,
+    rate_rps: float | None,
+    decision: Decision | None,
+    of_streams: Mapping[str, Decision] | None = None,
 ) -> dict[str, Any]:
     """One step, from the summary of its run.
 
     `run`, `scale`, `rate_rps` (as planned), `requests` (sent, the settling's included), `seconds`; `verdict` and `reasons`
     (of fidelity); `decision`, `why`, `slo_share` with `slo_share_low` and `slo_share_high` (None where nothing was
-    decided: the step was interrupted, or there is no SLO); TTFT and TPOT; `goodput_rps` and `output_throughput` of the
+    decided: the step was interrupted, or there is no SLO); TTFT, TPOT and E2E; `goodput_rps` and `output_throughput` of the
     steady window, with `_low` and `_high`: what the share's interval makes of the rate, and 99 % by batch means.
+    Where each stream of a mix has an SLO of its own: `stream`, the one that decided (None: requests in flight grow), whose
+    share that is, and `streams`, by name: `decision`, `slo_share`, `slo_share_low`, `slo_share_high`.
     """
     fidelity, ledger, goodput = summary["fidelity"], summary["ledger"], summary["goodput"]
     decided = decision is not None and decision.share is not None
-    asked_rps = fidelity["asked"]["rate_rps"]
+    good_low, good_high = _goodput_bounds(summary, decision, of_streams)
     tokens_low, tokens_high = _bounds(_tokens_by_second(tally))
     return {
         "run": summary["run"],
@@ -53,12 +60,37 @@ def step_figures(
         "slo_share_high": decision.high if decision is not None and decided else None,
         **{name: summary.get(name) for name in _LATENCIES},
         "goodput_rps": None if goodput is None else goodput["rps"],
-        "goodput_low_rps": decision.low * asked_rps if decision is not None and decided and asked_rps else None,
-        "goodput_high_rps": decision.high * asked_rps if decision is not None and decided and asked_rps else None,
+        "goodput_low_rps": good_low,
+        "goodput_high_rps": good_high,
         "output_throughput": summary["steady"]["output_throughput"],
         "output_throughput_low": tokens_low,
         "output_throughput_high": tokens_high,
+        "stream": None if decision is None else decision.stream,
+        "streams": {
+            name: {
+                "decision": str(one.verdict),
+                "slo_share": one.share,
+                "slo_share_low": None if one.share is None else one.low,
+                "slo_share_high": None if one.share is None else one.high,
+            }
+            for name, one in (of_streams or {}).items()
+        },
     }
+
+
+def _goodput_bounds(
+    summary: Mapping[str, Any], decision: Decision | None, of_streams: Mapping[str, Decision] | None
+) -> tuple[float | None, float | None]:
+    """What the intervals of the shares make of the rates asked for; of streams with their own they are added up."""
+    if decision is None or decision.share is None:
+        return None, None
+    if of_streams:
+        asked = [(summary["streams"][name]["fidelity"]["asked"]["rate_rps"], one) for name, one in of_streams.items()]
+    else:
+        asked = [(summary["fidelity"]["asked"]["rate_rps"], decision)]
+    if any(not rate_rps for rate_rps, _ in asked):
+        return None, None
+    return sum(rate_rps * one.low for rate_rps, one in asked), sum(rate_rps * one.high for rate_rps, one in asked)
 
 
 def capacity_figures(
@@ -76,8 +108,9 @@ def capacity_figures(
     `scale` and `rate_rps`: where the capacity most likely lies; `low`, `high` (with `_rps`): the highest scale that held
     and the lowest that failed; None where there is none yet. `base_rps`: the workload's rate at scale 1. `slo`,
     `slo_share`. `limited_by`: `server`, `client` or `range`; None while the search goes on, or where it was interrupted:
-    `finished` says so. `knee_rps`: where TTFT p99 begins to rise steeply. `requests`: sent in all. `steps`: see
-    `step_figures`, in the order in which they were taken.
+    `finished` says so. `limiting_stream`: where each stream of a mix has an SLO of its own, the one by which the lowest
+    scale that failed did so; None where there is none, or where requests in flight grew. `knee_rps`: where TTFT p99 begins
+    to rise steeply. `requests`: sent in all. `steps`: see `step_figures`, in the order in which they were taken.
     """
     scales = {
         "scale": None if found is None else found.estimate,
@@ -96,11 +129,17 @@ def capacity_figures(
         "slo": None if slo is None else slo.as_dict(),
         "slo_share": slo_share,
         "limited_by": found.limited_by if found is not None and finished else None,
+        "limiting_stream": _limiting_stream(scales["high"], steps),
         "finished": finished,
         "knee_rps": _knee(steps),
         "requests": sum(step["requests"] for step in steps),
         "steps": list(steps),
     }
+
+
+def _limiting_stream(high: float | None, steps: Sequence[Mapping[str, Any]]) -> str | None:
+    failed = (step["stream"] for step in steps if step["scale"] == high and step["decision"] == Verdict.FAILS)
+    return next(failed, None)
 
 
 def _knee(steps: Sequence[Mapping[str, Any]]) -> float | None:
@@ -131,6 +170,6 @@ STEP_NAMES = frozenset({
     "run", "scale", "rate_rps", "requests", "seconds", "verdict", "reasons", "decision", "why",
     "slo_share", "slo_share_low", "slo_share_high", *_LATENCIES,
     "goodput_rps", "goodput_low_rps", "goodput_high_rps",
-    "output_throughput", "output_throughput_low", "output_throughput_high",
+    "output_throughput", "output_throughput_low", "output_throughput_high", "stream", "streams",
 })  # fmt: skip
 """What there is of a step."""

@@ -51,6 +51,8 @@ def answer_line(capacity: Mapping[str, Any]) -> str:
     limits = [f"{name.removesuffix('_ms')} {_number(limit_ms)} ms" for name, limit_ms in capacity["slo"].items()]
     wanted = f"{capacity['slo_share']:.4g} of the requests meet {', '.join(limits) or 'the SLO of their stream'}"
     limit = _LIMITS.get(capacity["limited_by"], "not finished: this is as far as it is known")
+    if capacity["limiting_stream"] is not None:
+        limit = f"{limit}, at the stream {capacity['limiting_stream']}"
     low, high = capacity["low"], capacity["high"]
     if low is None and high is None:
         return f"capacity, where {wanted}: not known ({spent}; {limit})"

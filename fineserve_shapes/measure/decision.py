@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -51,8 +52,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """verdict; why, in words for a person; the share that met the SLO with its interval, as far as it is known; and how
-    many independent requests were seen."""
+    """verdict; why, in words for a person; the share that met the SLO with its interval, as far as it is known; how many
+    independent requests were seen; the stream of a mix by which it was decided, None where there is none; and whether it
+    fails since requests in flight grow."""
 
     verdict: Verdict
     why: str
@@ -60,6 +62,8 @@ class Decision:
     low: float = 0.0
     high: float = 1.0
     effective: float = 0.0
+    stream: str | None = None
+    grows: bool = False
 
 
 def spent(progress: float, error: float = STEP_ERROR) -> float:
@@ -83,20 +87,23 @@ def fewest(slo_share: float, error: float = STEP_ERROR) -> int:
     return math.ceil(math.log(_may_err(len(LOOKS) - 1, error)) / math.log(checked_share(slo_share)))
 
 
-def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR) -> Decision:
+def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR, ways: int = 1) -> Decision:
     """Decide at the look of that number, from 0, if that can be done.
 
     `holds`: the share of requests that meet the SLO is at least `slo_share`, with confidence, and there is no suspicion
     (95 %) that requests in flight grow. `fails`: the share is less, or requests in flight grow without end, however well
     the SLO is met so far. At the last look `undecided` is final.
 
+    ways: of how many streams any by itself can fail the step; see `weakest`.
+
     Notes
     -----
     Who looks again and again until something is significant will see it by chance. The looks are therefore fixed
     beforehand (`LOOKS`), and each may err with what `spent` adds from the look before. These errors add up to `error` at
     most, however the looks depend on each other (Boole's inequality), for `holds` and for `fails`, each of which shares
-    its own between misses and growth. Bounds are Clopper's and Pearson's, on the effective sample size. Requests that
-    are open count against either verdict: as missed where the step would hold, as met where it would fail.
+    its own between misses and growth. Where any of several streams can fail the step, each has its part of that.
+    Bounds are Clopper's and Pearson's, on the effective sample size. Requests that are open count against either
+    verdict: as missed where the step would hold, as met where it would fail.
     """
     may_err = _may_err(look, error)
     n, missed = float(seen.totals.sum()), float(seen.missed.sum())
@@ -109,7 +116,7 @@ def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR) -
     if at_worst > missed:
         worth_at_worst = min(effective(marked + is_open, seen.totals, 1 - may_err) for marked in marks)
     most = float(upper(at_worst / n * worth_at_worst, worth_at_worst, 1 - may_err))
-    least = float(lower(missed / n * worth, worth, 1 - may_err / 2))
+    least = float(lower(missed / n * worth, worth, 1 - may_err / 2 / ways))
     share, low, high = 1 - missed / n, 1 - most, 1 - least
     at_s = np.arange(len(seen.in_flight), dtype=np.float64) * seen.block_s
     grown, suspected = (growth(at_s, seen.in_flight, confidence) for confidence in (1 - may_err / 2, SUSPICION))
@@ -123,7 +130,36 @@ def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR) -
         verdict = Verdict.HOLDS if low >= slo_share else Verdict.UNDECIDED
         if verdict is Verdict.HOLDS and suspected is not None and suspected.grows:
             why, verdict = f"{why}, but requests in flight may grow", Verdict.UNDECIDED
-    return Decision(verdict, why, share, low, high, worth)
+    grows = verdict is Verdict.FAILS and high >= slo_share
+    return Decision(verdict, why, share, low, high, worth, grows=grows)
+
+
+def weakest(decisions: Mapping[str, Decision]) -> Decision:
+    """The decision of a mix whose streams have an SLO each, by name: it holds where all do, and fails where any does.
+
+    It is that of the stream with the least share among those that decide. Where requests in flight grow, and no stream
+    fails by its share, that is no one stream's doing.
+
+    Notes
+    -----
+    That all streams hold is an intersection-union test: the step holds wrongly only where its weakest stream does, so
+    that each may take the whole of what a step may err (Berger, Technometrics 24, 1982). That any fails is a union: each
+    takes its part (`ways` of `decide`).
+    """
+    deciding = next(
+        verdict for verdict in (Verdict.FAILS, Verdict.UNDECIDED, Verdict.HOLDS)
+        if any(one.verdict is verdict for one in decisions.values())
+    )  # fmt: skip
+    found = {name: one for name, one in decisions.items() if one.verdict is deciding}
+    by_share = {name: one for name, one in found.items() if not one.grows}
+    if not by_share:
+        return min(found.values(), key=_share)
+    stream, one = min(by_share.items(), key=lambda item: _share(item[1]))
+    return replace(one, why=f"{stream}: {one.why}", stream=stream)
+
+
+def _share(decision: Decision) -> float:
+    return 0.0 if decision.share is None else decision.share
 
 
 def _may_err(look: int, error: float) -> float:

@@ -34,7 +34,7 @@ def effective(marked: FloatArray, totals: FloatArray, confidence: float) -> floa
     The share p = sum m / sum n has, by blocks, the variance v = b / (b - 1) * sum (m_j - p n_j)^2 / (sum n)^2, where
     independent requests would have p (1 - p) / sum n. The ratio of the two is the design effect D, and sum n / D the
     effective sample size. It is multiplied with (z / t)^2, the normal's quantile and Student's, since v is itself an
-    estimate, and one of few degrees of freedom where few blocks have all the marks (`_freedom`). Blocks that are short
+    estimate, and one of few degrees of freedom where few blocks have all the marks (`freedom`). Blocks that are short
     beside what binds requests together do not show it, so neighbours are joined two by two down to 12 blocks, and the
     smallest size counts. It is never more than sum n.
 
@@ -52,7 +52,7 @@ def effective(marked: FloatArray, totals: FloatArray, confidence: float) -> floa
         if not 0 < p < 1:
             return n
         excess = max(float(_excess(m[np.newaxis], size, p)[0]), 1.0)
-        student = 1 / student_over_normal(confidence, _freedom(m - p * size))
+        student = 1 / student_over_normal(confidence, freedom(m - p * size))
         found = min(found, n / excess * student**2)
     return found
 
@@ -91,7 +91,7 @@ def _excess(marked: FloatArray, totals: FloatArray, p: float) -> FloatArray:
     return np.asarray(b / (b - 1) * residuals / (n * p * (1 - p)))
 
 
-def _freedom(residuals: FloatArray) -> float:
+def freedom(residuals: FloatArray) -> float:
     """Degrees of freedom of the mean square of b residuals: that of a chi-square of the same mean and variance.
 
     2 b / (K - 1) with the residuals' kurtosis K, at most b - 1: for two heaps among 128 blocks about 4. Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fineserve_shapes.arrays import BoolArray, FloatArray
+from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.measure.decision import Seen
 from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.slo import Slo, Slos
@@ -18,24 +18,29 @@ _CANCELLED = OUTCOMES.index(Outcome.CANCELLED)
 class DueBlocks:
     """Counts of requests planned, ended, good, and good by half of each limit. It follows a `Tally`.
 
-    slo: what is good. block_s: length of a block. Memory: 32 bytes a block.
+    slo: what is good. block_s: length of a block. stream: the number of the one that counts; None: all do. Memory: 32 bytes
+    a block.
 
     A request that we cancelled has not ended: what would have become of it is not known.
     """
 
-    def __init__(self, slo: Slo | Slos, block_s: float) -> None:
+    def __init__(self, slo: Slo | Slos, block_s: float, stream: int | None = None) -> None:
         self.block_s = block_s
+        self._stream = stream
         self._slo, self._tighter = slo, slo.tighter(NEARLY)
         self._planned, self._ended, self._good, self._comfortable = (np.zeros(256) for _ in range(4))
 
-    def plan(self, due_s: FloatArray) -> None:
+    def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """Rows of the plan are due then."""
-        self._planned = self._counted(self._planned, due_s)
+        mine = due_s if self._stream is None else due_s[streams == self._stream]
+        self._planned = self._counted(self._planned, mine)
 
     def add(self, measured: Measurements) -> None:
         """What a worker measured."""
         rows = measured.records
         rows = rows[rows["outcome"] != _CANCELLED]
+        if self._stream is not None:
+            rows = rows[rows["stream"] == self._stream]
         due_s = rows["due_s"]
         self._ended = self._counted(self._ended, due_s)
         self._good = self._counted(self._good, due_s, self._slo.met(rows))

@@ -25,7 +25,7 @@ from fineserve_shapes.measure.totals import Totals, ms
 class Follower(Protocol):
     """What else is fed with what a tally is fed with."""
 
-    def plan(self, due_s: FloatArray) -> None:
+    def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """Rows of the plan, in time order, are due then."""
 
     def add(self, measured: Measurements) -> None:
@@ -102,7 +102,7 @@ class Tally:
             for stream in np.unique(streams).tolist():
                 self.of(stream).plan(due_s[streams == stream])
         for follower in self.followers:
-            follower.plan(due_s)
+            follower.plan(streams, due_s)
 
     def advance(self, now_s: float) -> None:
         """It is that late in the run (see `Delivery.advance`)."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.engine.run import Run
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.comparison import compare
@@ -131,7 +131,7 @@ class KeptRecords:
     def __init__(self) -> None:
         self._batches: list[records.Records] = []
 
-    def plan(self, due_s: FloatArray) -> None:
+    def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """Nothing is kept of it."""
 
     def add(self, measured: Measurements) -> None:

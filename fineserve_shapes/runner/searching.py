@@ -8,13 +8,16 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fineserve_shapes.engine.run import Run
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.capacity import Capacity, Search
 from fineserve_shapes.measure.capacitysummary import capacity_figures, step_figures
 from fineserve_shapes.measure.capacitytext import step_line
-from fineserve_shapes.measure.decision import LOOKS, Decision, Verdict, decide
+from fineserve_shapes.measure.decision import LOOKS, Decision, Verdict, decide, fewest, weakest
 from fineserve_shapes.measure.dueblocks import DueBlocks
+from fineserve_shapes.measure.names import ALONE
 from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.runner.step import Step
 from fineserve_shapes.workload.plan import Plan
@@ -33,7 +36,8 @@ class Sought:
     """What is searched for.
 
     slo: None in a sweep that only draws a curve. slo_share: of the requests. settle_s: of each step. workload: its name.
-    early: whether a step ends as soon as it is decided.
+    early: whether a step ends as soon as it is decided. streams: of a mix whose streams have SLOs of their own, by number:
+    each of them holds the share; empty: all requests together do.
     """
 
     slo: Slo | Slos | None
@@ -41,6 +45,7 @@ class Sought:
     settle_s: float
     workload: str
     early: bool
+    streams: tuple[str, ...] = ()
 
 
 class Searching:
@@ -96,10 +101,28 @@ class Searching:
         requests, span_s = plan.requests, plan.span_s
         if requests is None or not span_s:
             raise InputError("a step is longer than can be counted: fewer requests will do (--step-requests)")
+        if not self._numbered:
+            self._check_streams(plan, requests)
         self._numbered += requests
         self._requests += requests
         self._seconds += span_s * scale
         return SearchStep(self, scale, plan, longest_s)
+
+    def _check_streams(self, plan: Plan, requests: int) -> None:
+        """Raises InputError where a stream has too few requests in a step to ever show the share."""
+        sought = self.sought
+        if not sought.streams or not sought.early:
+            return
+        counts = np.zeros(len(sought.streams), dtype=np.int64)
+        for block in plan:
+            counts += np.bincount(block.stream[block.due_s >= sought.settle_s], minlength=len(counts))
+        needed, place = fewest(sought.slo_share), int(counts.argmin())
+        if (least := int(counts[place])) < needed:
+            enough = f"{math.ceil(1.2 * requests * needed / least)}" if least else "more"
+            raise InputError(
+                f"stream {sought.streams[place]!r} has {least:,} requests in a step, and shows its share with {needed:,} at"
+                f" least, since it has an SLO of its own: --step-requests {enough}"
+            )
 
 
 class SearchStep(Step):
@@ -120,15 +143,15 @@ class SearchStep(Step):
         self._scale = scale
         self._longest_s = longest_s
         sought = searching.sought
-        self._blocks = None if sought.slo is None else DueBlocks(sought.slo, min(1.0, longest_s / BLOCKS))
+        self._blocks = _blocks(sought, min(1.0, longest_s / BLOCKS))
         self._look = 0 if sought.early else len(LOOKS) - 1
         self._decision: Decision | None = None
+        self._of_streams: dict[str, Decision] = {}
         self._concluded = False
 
     def begin(self, run: Run) -> None:
         """Have requests counted by when they were due."""
-        if self._blocks is not None:
-            run.tally.followers.append(self._blocks)
+        run.tally.followers += self._blocks.values()
 
     def enough(self, run: Run) -> bool:
         """Take the next look when it is due."""
@@ -152,7 +175,8 @@ class SearchStep(Step):
         fidelity = summary["fidelity"]
         if decision is not None and fidelity["verdict"] == "invalid":
             decision = Decision(Verdict.INVALID, "; ".join(fidelity["reasons"]))
-        figures = step_figures(summary, run.tally, self._scale, self.plan.rate_rps, decision)
+        known = self._of_streams if decision is not None and decision.verdict is not Verdict.INVALID else {}
+        figures = step_figures(summary, run.tally, self._scale, self.plan.rate_rps, decision, known)
         self.final = self._searching.taken(decision, figures)
         self._concluded = True
         summary["capacity"] = self._searching.figures(finished=self.final)
@@ -176,18 +200,18 @@ class SearchStep(Step):
         return self._searching.sought.settle_s + LOOKS[look] * self._longest_s
 
     def _open(self, run: Run) -> int:
-        if self._blocks is None:
+        if not self._blocks:
             return run.book.ledger.open
-        return self._blocks.open_before(self._border_s(self._look))
+        return sum(blocks.open_before(self._border_s(self._look)) for blocks in self._blocks.values())
 
     def _border_s(self, look: int) -> float:
         """Requests due before that are looked at: at the last look all, though the last one is due just at the end."""
-        assert self._blocks is not None
-        return self._until_s(look) + (self._blocks.block_s if look == len(LOOKS) - 1 else 0.0)
+        block_s = next(iter(self._blocks.values())).block_s
+        return self._until_s(look) + (block_s if look == len(LOOKS) - 1 else 0.0)
 
     def _take_look(self, run: Run, look: int) -> None:
         sought = self._searching.sought
-        if self._blocks is None:
+        if not self._blocks:
             self._decision = Decision(Verdict.UNDECIDED, "there is no SLO")
             return
         until_s = self._until_s(look)
@@ -195,5 +219,21 @@ class SearchStep(Step):
         e2e_s = run.tally.total.latencies["e2e_latency"].quantile(0.9) or 0.0
         filled_s = max(sought.settle_s, min(e2e_s, until_s / 2))
         in_flight = run.tally.series.by_second("in_flight", math.ceil(filled_s), math.floor(until_s))
-        seen = self._blocks.seen(sought.settle_s, self._border_s(look), in_flight)
-        self._decision = decide(seen, sought.slo_share, look)
+        found = {
+            name: decide(
+                blocks.seen(sought.settle_s, self._border_s(look), in_flight), sought.slo_share, look,
+                ways=len(self._blocks),
+            )
+            for name, blocks in self._blocks.items()
+        }  # fmt: skip
+        self._of_streams = found if sought.streams else {}
+        self._decision = weakest(found) if sought.streams else found[ALONE]
+
+
+def _blocks(sought: Sought, block_s: float) -> dict[str, DueBlocks]:
+    """What is counted of a step, by stream where each holds its own SLO; nothing without an SLO."""
+    if sought.slo is None:
+        return {}
+    if not sought.streams or not isinstance(sought.slo, Slos):
+        return {ALONE: DueBlocks(sought.slo, block_s)}
+    return {name: DueBlocks(sought.slo, block_s, number) for number, name in enumerate(sought.streams)}

@@ -36,10 +36,12 @@ class SearchOptions:
     scales: tuple[float, ...]
     rates: tuple[float, ...]
     fewest: int
+    streams: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, values: Values, slo: Slo | Slos | None) -> SearchOptions:
-        """slo: of the workload's streams. Raises InputError for what no search can have."""
+    def read(cls, values: Values, slo: Slo | Slos | None, streams: tuple[str, ...] = ()) -> SearchOptions:
+        """slo: of the workload's streams. streams: their names where any has an SLO of its own. Raises InputError for what
+        no search can have."""
         scales, rates = values.numbers("--scales"), values.numbers("--rates")
         if scales and rates:
             raise InputError("a sweep goes over scales or over rates, not both (--scales, --rates)")
@@ -75,6 +77,7 @@ class SearchOptions:
             scales=tuple(scales),
             rates=tuple(rates),
             fewest=needed,
+            streams=streams,
         )
 
 
@@ -92,5 +95,5 @@ def searching(asked: SearchOptions, plan: Plan, cut: Cut) -> Searching:
         Sweep(asked.slo_share, scales) if scales
         else Search(asked.slo_share, asked.start_scale, asked.min_scale, asked.max_scale, most_steps=asked.max_steps)
     )  # fmt: skip
-    sought = Sought(asked.slo, asked.slo_share, asked.settle_s, asked.workload, early=not scales)
+    sought = Sought(asked.slo, asked.slo_share, asked.settle_s, asked.workload, early=not scales, streams=asked.streams)
     return Searching(sought, search, plan, cut)

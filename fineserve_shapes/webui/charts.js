@@ -81,25 +81,27 @@ const FineserveCharts = (() => {
   }
 
   /* The curve of a search or a sweep, by the rate: [] before its first step. capacity: as the summary has it.
-     The answer, its interval and the knee are marked in each chart. */
+     A figure that no step has (answers that are not streamed have no TTFT) has no chart. The answer, its interval and the knee are marked in each chart. */
   function curve(capacity, dark) {
     const MAIN = dark ? SKY : BLUE;
     const steps = capacity ? capacity.steps.filter((step) => step.rate_rps !== null && step.verdict === "valid") : [];
     if (!steps.length) return [];
     steps.sort((a, b) => a.rate_rps - b.rate_rps);
     const at = steps.map((step) => step.rate_rps), of = (name) => steps.map((step) => step[name]);
-    const points = (title, name, colour, dash, more) => line(title, at, of(name), colour, dash, { mode: "lines+markers", ...more });
-    const across = (title, limit) => line(title, [at[0], at[at.length - 1]], [limit, limit], GREY, "dashdot", { mode: "lines" });
+    const points = (title, name, colour, dash, more) => line(title, at, of(name), colour, dash, { mode: "lines+markers", marker: { size: 7, color: colour }, ...more });
+    // wider than the steps: of the first one alone it would be no line
+    const across = (title, limit) => line(title, [0.9 * at[0], 1.1 * at[at.length - 1]], [limit, limit], GREY, "dashdot", { mode: "lines" });
     const limits = capacity.slo || {};
-    const latency = (name, title) => ({
+    const latency = (name, title, slo = `${name}_ms`) => ({
       id: `curve-${name}`, title, unit: "ms", traces: [
         points("p50", `median_${name}_ms`, MAIN, "solid"), points("p99", `p99_${name}_ms`, RED, "dot"),
         points("p99 at most", `p99_${name}_bound_ms`, ORANGE, "dash"),
-        ...(limits[`${name}_ms`] ? [across("SLO", limits[`${name}_ms`])] : []),
+        ...(limits[slo] ? [across("SLO", limits[slo])] : []),
       ],
     });
     const charts = [
       latency("ttft", "Time to first token against the rate"), latency("tpot", "Time per output token against the rate"),
+      latency("e2e_latency", "Time to the end of an answer against the rate", "e2e_ms"),
       { id: "curve-goodput", title: "Goodput and tokens against the rate", unit: "good requests/s", second: "output tokens/s",
         traces: [
           ...(capacity.slo ? [points("goodput", "goodput_rps", MAIN, "solid"), points("at least", "goodput_low_rps", MAIN, "dot"),
@@ -109,7 +111,9 @@ const FineserveCharts = (() => {
           points("tokens at most", "output_throughput_high", ORANGE, "dash", { yaxis: "y2" }),
         ] },
     ];
-    for (const chart of charts) {
+    const drawn = (trace) => trace.mode !== "lines" && trace.y.some((value) => value !== null);
+    const known = charts.filter((chart) => chart.traces.some(drawn));
+    for (const chart of known) {
       chart.x = "requests/s";
       chart.hovermode = "closest";
       chart.traces = chart.traces.filter((trace) => trace.y.some((value) => value !== null));
@@ -122,7 +126,7 @@ const FineserveCharts = (() => {
           fillcolor: GREEN, opacity: 0.15, line: { width: 0 }, layer: "below" }];
       }
     }
-    return charts;
+    return known;
   }
 
   const lagLimit = (at, limits) => line("limit of p99", [at[0], at[at.length - 1]], [limits.max_lag_ms, limits.max_lag_ms],

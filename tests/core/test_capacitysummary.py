@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,28 @@ def test_the_answer_is_a_sentence(found: Capacity | None, finished: bool, line: 
     said = answer_line(capacity(found, step(1.0, requests=30), step(2.0, requests=40), finished=finished))
     assert line in said
     assert "2 steps, 70 requests" in said
+
+
+def test_the_stream_that_limits_a_mix_is_named():
+    """The one by which the lowest scale that failed did so."""
+    failed = {"decision": "fails", "stream": "code"}
+    found = capacity(Capacity(1.0, 2.0, 1.5, "server", 3), step(1.0), step(4.0, decision="fails"), step(2.0, **failed))
+    assert found["limiting_stream"] == "code"
+    assert "the server is the limit, at the stream code" in answer_line(found)
+    assert (
+        capacity(Capacity(1.0, 4.0, 2.0, "server", 2), step(1.0), step(4.0, decision="fails"))["limiting_stream"]
+        is None
+    )
+
+
+def test_goodput_of_streams_with_slos_of_their_own_is_bounded_by_each():
+    """So many of each stream's requests a second at least, added up."""
+    by_stream = {name: {"fidelity": {"asked": {"rate_rps": rate_rps}}} for name, rate_rps in (("a", 10.0), ("b", 5.0))}
+    shares = {"a": replace(HOLDS, low=0.9, high=1.0), "b": replace(HOLDS, low=0.5, high=0.6)}
+    summary = of_nothing(SLO) | {"run": "r", "streams": by_stream}
+    found = step_figures(summary, Tally(SLO), 1.0, 15.0, replace(shares["b"], stream="b"), shares)
+    assert (found["goodput_low_rps"], found["goodput_high_rps"]) == pytest.approx((11.5, 13.0))
+    assert (found["stream"], found["streams"]["a"]["slo_share_low"]) == ("b", 0.9)
 
 
 def test_the_table_is_by_scale_and_fits_a_terminal():

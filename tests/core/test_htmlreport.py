@@ -225,7 +225,7 @@ def test_the_command_takes_several_runs_and_summaries_beside(tmp_path: Path, cap
         ("a.txt", "x", "those end in .parquet, .jsonl or .csv"),
         ("a.json", "", "is empty"),
         ("a.json", "[]", "is no JSON object"),
-        ("a.json", "{}", "needs a request log"),
+        ("a.json", "{}", "is no summary: it has no ledger"),
     ],
 )
 def test_what_is_no_log_is_one_line(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure import records
 from fineserve_shapes.measure.capacity import Search
+from fineserve_shapes.measure.fidelity import Limits
 from fineserve_shapes.measure.measurements import GAPS, SENT, Measurements
-from fineserve_shapes.measure.slo import Slo
+from fineserve_shapes.measure.names import Names
+from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.sweep import Sweep
 from fineserve_shapes.options import slo as slo_of
 from fineserve_shapes.planning.stretch import Stretch
@@ -54,36 +58,45 @@ def searching(search: Search | None = None, sought: Sought = SOUGHT) -> Searchin
 class Clock:
     """A run that is told how late it is, and whose requests end as they are told to."""
 
-    def __init__(self, step: SearchStep, ttft_s: Callable[[np.ndarray], np.ndarray], open_s: float = 0.0) -> None:
-        self.run = Run(step.plan, None, Settings(slo=SLO, warmup_s=SETTLE_S), local=True)
+    def __init__(
+        self,
+        step: SearchStep,
+        ttft_s: Callable[[np.ndarray], np.ndarray],
+        open_s: float = 0.0,
+        settings: Settings = Settings(slo=SLO, warmup_s=SETTLE_S),  # noqa: B008 - it is frozen
+    ) -> None:
+        self.run = Run(step.plan, None, settings, local=True)
         self.step = step
         self._ttft_s, self._open_s = ttft_s, open_s
         self._told_s = -1.0
         self.run.start_s = 0.0
         step.begin(self.run)
-        block = next(iter(step.plan))
         self._due_s = np.concatenate([piece.due_s for piece in step.plan])
-        assert len(block)
-        self.run.tally.plan(np.zeros(len(self._due_s), dtype=np.int64), self._due_s)
-        self.run.book.ledger.plan(len(self._due_s))
+        self._streams = np.concatenate([piece.stream for piece in step.plan])
+        self.run.tally.plan(self._streams, self._due_s)
+        self.run.book.ledgers.plan(self._streams)
 
     def at(self, now_s: float, monkeypatch: pytest.MonkeyPatch) -> bool:
         """It is that late: what was due some time ago has ended. Whether the step has seen enough."""
         monkeypatch.setattr("fineserve_shapes.engine.run.time.perf_counter", lambda: now_s)
-        ended = self._due_s[(self._due_s > self._told_s) & (self._due_s <= now_s - self._open_s)]
-        if len(ended):
-            self._told_s = float(ended[-1])
-            self._end(ended)
+        ending = (self._due_s > self._told_s) & (self._due_s <= now_s - self._open_s)
+        if ending.any():
+            self._told_s = float(self._due_s[ending][-1])
+            self._end(self._due_s[ending], self._streams[ending])
         return self.step.enough(self.run)
 
-    def _end(self, due_s: np.ndarray) -> None:
+    def _end(self, due_s: np.ndarray, streams: np.ndarray) -> None:
         rows = np.zeros(len(due_s), dtype=records.RECORD)
+        rows["stream"] = streams
         rows["due_s"] = rows["sent_s"] = due_s
         rows["first_token_s"] = rows["last_token_s"] = rows["end_s"] = due_s + self._ttft_s(due_s)
         sent = np.zeros(len(due_s), dtype=SENT)
+        sent["stream"] = streams
         sent["sent_s"] = sent["due_s"] = due_s
         self.run.tally.add(Measurements(rows, sent, {}, np.empty(0, dtype=GAPS), []))
         self.run.book.ledger.end("ok", len(due_s))
+        for stream in streams.tolist():
+            self.run.book.ledgers.end_of_stream("ok", stream)
 
     def to_its_end(self, monkeypatch: pytest.MonkeyPatch, last_s: float = 200.0) -> float:
         """Second by second, until the step has seen enough, or the last second. Returns when that was."""
@@ -199,6 +212,81 @@ def test_a_trace_that_is_too_short_for_a_higher_scale_ends_the_search(monkeypatc
     capacity = clock.concluded(clock.to_its_end(monkeypatch))["capacity"]
     assert (capacity["low"], capacity["high"], capacity["limited_by"]) == (1.0, None, "range")
     assert capacity["finished"]
+
+
+CHAT, CODE = Slo.parse("ttft=100ms"), Slo.parse("ttft=20ms")
+MIX = Slos((CHAT, CODE))
+NAMES = Names(("chat", "code"), mixed=True)
+EACH = replace(SOUGHT, slo=MIX, workload="mix", streams=NAMES.names)
+
+
+def settings_of(slos: Slos) -> Settings:
+    """Of a run of the mix."""
+    return Settings(slo=slos, warmup_s=SETTLE_S, names=NAMES, limits_of_streams=(Limits(), Limits()))
+
+
+def mix(every: int = 2) -> Plan:
+    """The even workload, in which one of so many requests is for code."""
+
+    def source() -> Iterator[Block]:
+        for block in even():
+            yield replace(
+                block, stream=((block.due_s * RATE_RPS).round().astype(np.int64) % every == 0).astype(np.int64)
+            )
+
+    return Plan(source, identity={}, endless=True)
+
+
+@pytest.mark.parametrize(
+    ("ttft_s", "decision", "stream"), [(0.01, "holds", "chat"), (0.05, "fails", "code"), (0.5, "fails", "chat")]
+)
+def test_each_stream_of_a_mix_holds_its_own_slo_and_the_weakest_decides(
+    monkeypatch: pytest.MonkeyPatch, ttft_s: float, decision: str, stream: str
+):
+    """At 50 ms all that misses is one stream of two: half of the requests are good, and the step fails by that stream.
+    Of two that miss alike the first is named."""
+    search = Searching(EACH, Search(0.9), mix(), Stretch(SETTLE_S, None, STEP_S, 1).of)
+    settings = settings_of(MIX)
+    clock = Clock(step_of(search), lambda due_s: np.full(len(due_s), ttft_s), settings=settings)
+    capacity = clock.concluded(clock.to_its_end(monkeypatch))["capacity"]
+    (step,) = capacity["steps"]
+    assert (step["decision"], step["stream"]) == (decision, stream)
+    assert step["why"].startswith(f"{stream}: ")
+    assert list(step["streams"]) == ["chat", "code"]
+    assert step["streams"][stream]["decision"] == decision
+    assert capacity["limiting_stream"] == (stream if decision == "fails" else None)
+    assert step["slo_share"] == step["streams"][stream]["slo_share"]
+
+
+def test_streams_of_one_slo_hold_it_together(monkeypatch: pytest.MonkeyPatch):
+    """Where one stream of two is slow half of all requests are; which one does not matter."""
+    sought = replace(SOUGHT, slo=Slos((CHAT, CHAT)), slo_share=0.4)
+    search = Searching(sought, Search(0.4), mix(), Stretch(SETTLE_S, None, STEP_S, 1).of)
+    settings = settings_of(Slos((CHAT, CHAT)))
+    clock = Clock(step_of(search), lambda due_s: np.where((due_s * RATE_RPS).round() % 2, 0.01, 0.5), settings=settings)
+    capacity = clock.concluded(clock.to_its_end(monkeypatch))["capacity"]
+    (step,) = capacity["steps"]
+    assert (step["decision"], step["stream"], step["streams"], capacity["limiting_stream"]) == ("holds", None, {}, None)
+
+
+def test_a_stream_with_too_few_requests_to_show_its_share_is_named_before_the_first_step():
+    with pytest.raises(
+        InputError, match=r"stream 'code' has 21 requests in a step, .* 59 at least.* --step-requests \d+"
+    ):
+        Searching(EACH, Search(0.9), mix(every=40), Stretch(SETTLE_S, None, STEP_S, 1).of)
+
+
+def test_streams_hold_by_themselves_where_any_has_an_slo_of_its_own(tmp_path: Path):
+    """By the mix file; with one --slo for all they hold it together."""
+    file = tmp_path / "mix.toml"
+    for own, expected in (('slo = "ttft=1s"\n', ("a", "b")), ("", ())):
+        file.write_text(
+            f'[streams.a]\nkind = "poisson"\nrequest_rate = 5\n{own}[streams.b]\nkind = "poisson"\nrequest_rate = 5\n'
+        )
+        values = Values(Namespace(workload="mix", mix=str(file), slo="ttft=2s", slo_share="0.9", settle="2", model="m"))
+        step = next(CapacityShape().runs(values))
+        assert isinstance(step, SearchStep)
+        assert step._searching.sought.streams == expected
 
 
 def read(**options: str) -> SearchOptions:
