@@ -83,7 +83,7 @@ class GenAiFigures:
         self._warmup_s = warmup_s
         self._points: dict[PointKey, GenAiPoint] = {}
 
-    def plan(self, due_s: FloatArray) -> None:
+    def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """The plan is not shown."""
 
     def add(self, measured: Measurements) -> None:
