@@ -262,6 +262,14 @@ def post(client: Client, body: bytes = b"{}", *, asked: int = 3, request_id: str
     return client.post(PATH, body, AnswerReader(asked), {"X-Request-Id": request_id})
 
 
+def failed(result: Result, outcome: str, text: str) -> None:
+    """A result that failed in this way, with one line that says this."""
+    assert (result.outcome, text in str(result.error)) == (outcome, True), result
+    assert result.error is not None
+    assert len(result.error) <= 300
+    assert result.error.isprintable()
+
+
 def descriptors() -> int:
     """How many descriptors this process has open, once the hub has its own and no garbage holds any."""
     gevent.sleep(0.001)
