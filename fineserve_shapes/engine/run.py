@@ -231,9 +231,10 @@ class Run:
         if unknown:
             self._lose(Outcome.UNKNOWN, block_of([row for _, row in unknown]), [worker for worker, _ in unknown])
         unsent: Counter[int] = Counter()
+        allowed_s = end_s - self.settings.limits.lag_s  # what was due later was still in time when the end came
         for block in self.book.unsent():
             due = block.take(block.due_s <= end_s)
-            unsent.update(due.stream.tolist())
+            unsent.update(due.stream[due.due_s <= allowed_s].tolist())
             self.tally.series.lose(Outcome.UNSENT, due.stream, due.due_s)
             if self.log is not None:
                 self._log_lost(Outcome.UNSENT, block, None)
