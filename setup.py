@@ -4,6 +4,7 @@ Where the part in C cannot be built (no compiler, not Linux) all works without i
 """
 
 import sys
+import sysconfig
 
 from setuptools import Extension, find_packages, setup
 
@@ -13,6 +14,8 @@ INSIDE = {
     "fineserve_shapes.datasets.Parametric": "datasets/Parametric",
     "fineserve_shapes.datasets.mix": "datasets/mix",
 }
+# it has one binary for every Python, which those without the interpreter's lock cannot load
+BUILDS_LANES = sys.platform == "linux" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LANES = Extension(
     "fineserve_shapes.client._lanes",
     ["fineserve_shapes/client/_lanes.c"],
@@ -24,6 +27,6 @@ LANES = Extension(
 setup(
     packages=[*find_packages(include=["fineserve_shapes*"]), *INSIDE],
     package_dir=INSIDE,
-    ext_modules=[LANES] if sys.platform == "linux" else [],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if sys.platform == "linux" else {},
+    ext_modules=[LANES] if BUILDS_LANES else [],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if BUILDS_LANES else {},
 )

@@ -6,6 +6,7 @@ they come from the C library.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -50,7 +51,8 @@ class TimerFd:
 
     def take(self) -> None:
         """It was readable: until it is set again it no longer is."""
-        os.read(self.fd, 8)
+        with contextlib.suppress(BlockingIOError):  # it was set anew since
+            os.read(self.fd, 8)
 
     def close(self) -> None:
         """Free the descriptor."""

@@ -23,6 +23,9 @@
 #define MOST_EVENTS 256
 #define MOST_SIZE_DIGITS 7
 #define AT_ONCE_S 2e-5
+#define MOST_DESCRIPTORS 100000000
+#define TIMESTAMPNS 35 /* as receivestamps.py asks for them */
+#define VERSION 1 /* of what lanes.py knows */
 
 /* An array of times that grows. */
 typedef struct {
@@ -73,14 +76,14 @@ typedef struct {
 static int lane_init(PyObject *object, PyObject *arguments, PyObject *named)
 {
     Lane *self = (Lane *)object;
-    static char *names[] = {"before", "after", "most", "since_s", "token_s", NULL};
+    static char *names[] = {"before", "after", "most", "since_s", "token_s", "drained_s", NULL};
     PyObject *before, *after;
     if (self->before_bytes != NULL) {
         PyErr_SetString(PyExc_TypeError, "a lane is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(arguments, named, "SSndd", names, &before, &after, &self->left, &self->since_s,
-                                     &self->token_s))
+    if (!PyArg_ParseTupleAndKeywords(arguments, named, "SSnddd", names, &before, &after, &self->left, &self->since_s,
+                                     &self->token_s, &self->drained_s))
         return -1;
     self->before_bytes = Py_NewRef(before);
     self->after_bytes = Py_NewRef(after);
@@ -88,7 +91,6 @@ static int lane_init(PyObject *object, PyObject *arguments, PyObject *named)
     self->after = PyBytes_AsString(after);
     self->before_size = PyBytes_Size(before);
     self->after_size = PyBytes_Size(after);
-    self->drained_s = self->token_s;
     return 0;
 }
 
@@ -140,7 +142,7 @@ static Py_ssize_t lane_match(const Lane *self, const char *data, Py_ssize_t size
         digits++;
     }
     Py_ssize_t whole = digits + 2 + *body + 2;
-    if (digits == 0 || size < whole)
+    if (self->before == NULL || digits == 0 || size < whole)
         return 0;
     const char *start = data + digits + 2, *end = start + *body;
     if (start[-2] != '\r' || start[-1] != '\n' || end[0] != '\r' || end[1] != '\n')
@@ -200,8 +202,11 @@ static PyType_Spec lane_spec = {"fineserve_shapes.client._lanes.Lane", sizeof(La
 /* Lanes: the lanes of one epoll descriptor. */
 
 typedef struct {
-    PyObject_HEAD
     PyObject *lane_type;
+} State;
+
+typedef struct {
+    PyObject_HEAD
     int epoll;
     Lane **by_fd;
     int room;
@@ -216,13 +221,7 @@ static int lanes_init(PyObject *object, PyObject *arguments, PyObject *named)
 {
     Lanes *self = (Lanes *)object;
     static char *names[] = {"epoll", "shorter", "longer", NULL};
-    if (!PyArg_ParseTupleAndKeywords(arguments, named, "idd", names, &self->epoll, &self->shorter, &self->longer))
-        return -1;
-    if (self->lane_type == NULL) {
-        PyObject *module = PyType_GetModule(Py_TYPE(object));
-        self->lane_type = module == NULL ? NULL : PyObject_GetAttrString(module, "Lane");
-    }
-    return self->lane_type == NULL ? -1 : 0;
+    return PyArg_ParseTupleAndKeywords(arguments, named, "idd", names, &self->epoll, &self->shorter, &self->longer) ? 0 : -1;
 }
 
 static void lanes_dealloc(PyObject *object)
@@ -234,7 +233,6 @@ static void lanes_dealloc(PyObject *object)
     PyMem_Free(self->by_fd);
     PyMem_Free(self->delays_s.values);
     PyMem_Free(self->unsure_s.values);
-    Py_XDECREF(self->lane_type);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
@@ -244,9 +242,10 @@ static PyObject *lanes_lay(PyObject *object, PyObject *arguments)
     Lanes *self = (Lanes *)object;
     int fd;
     PyObject *lane;
-    if (!PyArg_ParseTuple(arguments, "iO!", &fd, (PyTypeObject *)self->lane_type, &lane))
+    State *state = PyType_GetModuleState(Py_TYPE(object));
+    if (state == NULL || !PyArg_ParseTuple(arguments, "iO!", &fd, (PyTypeObject *)state->lane_type, &lane))
         return NULL;
-    if (fd < 0)
+    if (fd < 0 || fd > MOST_DESCRIPTORS)
         return PyErr_Format(PyExc_ValueError, "no descriptor: %d", fd);
     if (fd >= self->room) {
         int room = 2 * fd + 64;
@@ -299,7 +298,7 @@ static double came_s(struct msghdr *message, double since_s, double *now_s)
     struct timespec wall, stamp;
     *now_s = both_clocks(&wall);
     for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
-        if (part->cmsg_level == SOL_SOCKET && part->cmsg_type == SO_TIMESTAMPNS &&
+        if (part->cmsg_level == SOL_SOCKET && part->cmsg_type == TIMESTAMPNS &&
             part->cmsg_len == CMSG_LEN(sizeof(stamp))) {
             memcpy(&stamp, CMSG_DATA(part), sizeof(stamp));
             double age_s = (double)(wall.tv_sec - stamp.tv_sec) + 1e-9 * (double)(wall.tv_nsec - stamp.tv_nsec);
@@ -345,7 +344,8 @@ static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
     lane->since_s = at_s;
     Py_ssize_t bytes, pieces = lane_count(lane, self->buffer, size, &bytes);
     if (pieces == 0 || pieces > lane->left) {
-        *other = Py_BuildValue("iy#d", fd, self->buffer, (Py_ssize_t)size, at_s);
+        PyObject *read = PyBytes_FromStringAndSize(self->buffer, size); /* before all that can run Python */
+        *other = read == NULL ? NULL : Py_BuildValue("iNd", fd, read, at_s);
         return *other == NULL ? -1 : 1;
     }
     if (lanes_log(self, lane, at_s, now_s, pieces) < 0)
@@ -431,20 +431,40 @@ static PyType_Spec lanes_spec = {
 
 static int execute(PyObject *module)
 {
-    PyType_Spec *specs[] = {&lane_spec, &lanes_spec};
-    for (int number = 0; number < 2; number++) {
-        PyObject *type = PyType_FromModuleAndSpec(module, specs[number], NULL);
-        if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0) {
-            Py_XDECREF(type);
-            return -1;
-        }
-        Py_DECREF(type);
-    }
+    State *state = PyModule_GetState(module);
+    PyObject *lanes_type = PyType_FromModuleAndSpec(module, &lanes_spec, NULL);
+    state->lane_type = PyType_FromModuleAndSpec(module, &lane_spec, NULL);
+    int failed = lanes_type == NULL || state->lane_type == NULL || PyModule_AddType(module, (PyTypeObject *)lanes_type) < 0 ||
+                 PyModule_AddType(module, (PyTypeObject *)state->lane_type) < 0 ||
+                 PyModule_AddIntConstant(module, "VERSION", VERSION) < 0;
+    Py_XDECREF(lanes_type);
+    return failed ? -1 : 0;
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    Py_VISIT(((State *)PyModule_GetState(module))->lane_type);
     return 0;
 }
 
+static int clear(PyObject *module)
+{
+    Py_CLEAR(((State *)PyModule_GetState(module))->lane_type);
+    return 0;
+}
+
+static void release(void *module) { clear((PyObject *)module); }
+
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0, NULL}};
 
-static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_lanes", .m_slots = slots};
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "_lanes",
+    .m_size = sizeof(State),
+    .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+    .m_free = release,
+};
 
 PyMODINIT_FUNC PyInit__lanes(void) { return PyModuleDef_Init(&definition); }

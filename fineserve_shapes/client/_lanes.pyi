@@ -1,7 +1,11 @@
 """The part in C: what it offers to `lanes`, where every name is explained."""
 
+VERSION: int
+
 class Lane:
-    def __init__(self, before: bytes, after: bytes, most: int, since_s: float, token_s: float) -> None: ...
+    def __init__(
+        self, before: bytes, after: bytes, most: int, since_s: float, token_s: float, drained_s: float
+    ) -> None: ...
     @property
     def held(self) -> int: ...
     @property

@@ -16,7 +16,6 @@ from fineserve_shapes.client.retry import retry_after_s
 from fineserve_shapes.client.transport import Transport
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.protocol.answer import AnswerReader
-from fineserve_shapes.protocol.repeats import TextRepeat
 
 if TYPE_CHECKING:
     from fineserve_shapes.client._lanes import Lane
@@ -78,7 +77,6 @@ class Connection:
         "_progress_s",
         "_reactor",
         "_reader",
-        "_repeat",
         "_retry_after_s",
         "_sender",
         "_sent",
@@ -108,7 +106,6 @@ class Connection:
         self._drained_s = 0.0  # when there was last nothing left to read
         self._between_chunks = False  # HTTP's framing has ended a piece of the body, and told of no other
         self._lane: Lane | None = None
-        self._repeat: TextRepeat | None = None  # what the lane tells
         self._sender: tuple[Waiter, gevent.Greenlet] | None = None  # who is sending, for which exchange
         reactor.add(transport.fileno(), self._on_readable)
 
@@ -125,6 +122,14 @@ class Connection:
         self._reactor.watch(self)
         self._sender = waiter, gevent.getcurrent()
         try:
+            end: str = self._send(request) or waiter.get()
+        finally:
+            self._lift_lane()
+        return end
+
+    def _send(self, request: bytes) -> str | None:
+        """Send it whole; where that takes too long, what ends the exchange."""
+        try:
             self._transport.send_all(request, self._deadlines.progress_s)
             self._sent = True
         except TimeoutError:
@@ -134,11 +139,7 @@ class Connection:
             pass  # what the server said before it hung up, if anything, is still to be read
         finally:
             self._sender = None
-        try:
-            end: str = waiter.get()
-        finally:
-            self._lift_lane()
-        return end
+        return None
 
     def quiet(self) -> bool:
         """Whether an idle connection is good for another request: what comes on it, its end say, closes it."""
@@ -260,12 +261,13 @@ class Connection:
             return
         whole = self._between_chunks and data.endswith(b"\r\n")
         repeat = reader.repeat if whole and self._waiter is not None else None
-        if repeat is self._repeat:
+        if repeat is None and self._lane is None:
             return
-        self._lift_lane()
+        self._lift_lane()  # also where the event is still the same: Python may have counted tokens since
         if repeat is not None and self._token_s is not None:
-            self._repeat = repeat
-            self._lane = reader.ahead = make(*repeat.around, reader.most_repeats, stamped.since_s, self._token_s)
+            self._lane = reader.ahead = make(
+                *repeat.around, reader.most_repeats, stamped.since_s, self._token_s, self._drained_s
+            )
             self._reactor.lay(self._transport.fileno(), self._lane, self._on_other)
 
     def _catch_up(self) -> None:
@@ -286,7 +288,7 @@ class Connection:
                 self._transport.stamped.since_s = self._lane.since_s
             if self._reader is not None:
                 self._reader.ahead = None
-            self._lane = self._repeat = None
+            self._lane = None
 
     def _log_read(self, at_s: float) -> None:
         """How late it was, and how sure the times of its tokens are."""

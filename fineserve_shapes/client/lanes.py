@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SWITCH = "FINESERVE_NO_LANES"
 """Set to anything, it leaves the part in C out."""
 
+_VERSION = 1
+
 Others = list[tuple[int, bytes | int | None, float]]
 """Descriptors that are Python's to serve, with what was read (or the error of the read, or None where nothing was read
 yet), and when that came."""
@@ -83,10 +85,10 @@ def lane_type() -> type[Lane] | None:
     if os.environ.get(SWITCH):
         return None
     try:
-        from fineserve_shapes.client._lanes import Lane
+        from fineserve_shapes.client._lanes import VERSION, Lane
     except ImportError:
         return None
-    return Lane
+    return Lane if VERSION == _VERSION else None  # else it was built before this module was changed
 
 
 def open_lanes(epoll: select.epoll, shorter: float, longer: float) -> Lanes:

@@ -48,7 +48,7 @@ def laid(left: int = 100) -> Iterator[tuple[Any, Any, socket.socket, socket.sock
         poll.register(ours.fileno(), select.EPOLLIN)
         lanes = Lanes(poll.fileno(), 0.9, 1.1)
         now_s = time.perf_counter()
-        lane = Lane(BEFORE, AFTER, left, now_s, now_s)
+        lane = Lane(BEFORE, AFTER, left, now_s, now_s, now_s)
         lanes.lay(ours.fileno(), lane)
         yield lanes, lane, ours, theirs
     finally:
@@ -189,13 +189,15 @@ def test_a_lane_that_is_lifted_reads_no_more():
 
 
 @contextmanager
-def exchange(asked: int | None) -> Iterator[tuple[Connection, AnswerReader, Reactor, Callable[[bytes], None], Any]]:
+def exchange(
+    asked: int | None, request: bytes = b"POST", deadlines: Deadlines | None = None
+) -> Iterator[tuple[Connection, AnswerReader, Reactor, Callable[[bytes], None], Any]]:
     """A request that has been sent, its reader, what reads, what sends a piece of the answer, and who waits for its end."""
     reactor = Reactor(time.perf_counter)
     ours, theirs = pair()
-    connection = Connection(PlainTransport(ours), reactor, Deadlines(), Pool())
+    connection = Connection(PlainTransport(ours), reactor, deadlines or Deadlines(), Pool())
     reader = AnswerReader(asked)
-    waiting = gevent.spawn(connection.exchange, b"POST", reader, time.perf_counter())
+    waiting = gevent.spawn(connection.exchange, request, reader, time.perf_counter())
     gevent.sleep(0)
 
     def send(data: bytes) -> None:
@@ -318,8 +320,43 @@ def test_an_answer_is_the_same_with_lanes_and_without(
     assert_same([part for part in parts if part], asked)
 
 
-def test_an_answer_without_end_is_given_up():
+@pytest.mark.parametrize("more", [event() + event(), event("\\u00e9")], ids=["two in one chunk", "an escape by number"])
+def test_an_answer_without_end_is_given_up(more: bytes):
+    """After as many tokens as without a lane, also where only some of them take it."""
     assert_same([HEAD, *[chunk(event())] * 1100], 4)
+    assert_same([HEAD, *[chunk(event()), chunk(more)] * 700], 4)
+
+
+def test_what_python_reads_in_between_is_known_to_the_lane():
+    with exchange(200) as (connection, reader, reactor, send, _):
+        send(HEAD + chunk(event()))
+        send(chunk(event()))
+        gevent.sleep(0.05)
+        send(chunk(event() + event()))
+        reactor._lanes.gap_s = 0.0
+        before_s = connection._token_s
+        assert before_s is not None
+        send(chunk(event()))
+        assert reader.tokens == 5
+        connection._catch_up()
+        assert connection._token_s is not None
+        assert reactor._lanes.gap_s == pytest.approx(connection._token_s - before_s)
+
+
+@pytest.mark.parametrize("end", ["killed", "not sent in time"])
+def test_an_answer_that_ends_while_its_request_is_sent_has_what_the_lane_held(end: str):
+    deadlines = Deadlines(progress_s=0.2) if end == "not sent in time" else Deadlines()
+    with exchange(200, bytes(20 * 2**20), deadlines) as (connection, reader, _, send, waiting):
+        send(HEAD + chunk(event()))
+        for _ in range(9):
+            send(chunk(event()))
+        assert connection._sender is not None  # it still is
+        if end == "killed":
+            waiting.kill()
+        else:
+            waiting.join(5)
+            assert waiting.value == "the request could not be sent within 0.2 s"
+        assert (reader.ahead, reader.tokens) == (None, 10)
 
 
 def test_nearly_all_of_a_stream_takes_the_lane():
