@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -75,10 +75,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Client:
-    """command(server's URL, load, folder): how it is started, there. read(folder): its result. pinned: to one core.
-
-    closed: it has no rate of its own, and the load's says only how many requests there are.
-    """
+    """command(server's URL, load, folder): how it is started, there. read(folder): its result. pinned: to one core."""
 
     name: str
     version: str
@@ -259,7 +256,12 @@ def _pair(p50: float, p99: float, sign: str = "+") -> str:
     return ", ".join("-" if math.isnan(value) else f"{value:{sign}.1f}" for value in (p50, p99))
 
 
-def table(name: str, cases: Sequence[tuple[Client, Load]]) -> None:
+def no_rows(tool: str, why: str) -> None:
+    """Say of a tool why it is not in the table."""
+    print(f"<!-- {tool}: {why} -->", flush=True)
+
+
+def table(name: str, cases: Iterable[tuple[Client, Load]]) -> None:
     """Print a row for each case; with `--write` among the arguments, put them into the page, where rows of other tools and
     loads stay."""
     if compiler() is None:
