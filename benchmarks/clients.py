@@ -78,7 +78,7 @@ EVERYWHERE = (
 )
 LONG_PROMPTS = Load(5, 128, input_tokens=50_000)
 MANY_STREAMS = Load(1000, 11, seconds=30, gap_ms=1000)  # 10 s an answer: 10,000 at once
-CLOSED = Load(300, 128)  # how many requests there are; 64 at once make fewer a second
+CLOSED = Load(100, 128)  # how many requests there are; 64 at once make fewer a second
 SPECIAL = (
     (ours("prompts of 50,000 tokens"), LONG_PROMPTS),
     (ours("10,000 streams at once"), MANY_STREAMS),

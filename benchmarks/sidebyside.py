@@ -286,7 +286,7 @@ def _write(name: str, rows: Sequence[str]) -> None:
     fresh = {key(row): row for row in rows}
     kept = [row for row in old.splitlines() if row.startswith("| ") and row != HEAD and key(row) not in fresh]
     runs = os.environ.get("RUNS", RUNS)
-    head = f"{date.today()}, {_machine()}; medians of {runs} runs.\n\n{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|\n"
+    head = f"{date.today()}, {_machine()}; {runs} of each, medians.\n\n{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|\n"
     PAGE.write_text(before + begin + "\n" + head + "\n".join([*kept, *rows]) + "\n\n" + end + after, encoding="utf-8")
 
 
