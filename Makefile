@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough lint docs format bench coverage soak fuzz clean
+.PHONY: help demo test thorough lint docs format bench bench-peers coverage soak fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -44,6 +44,9 @@ format: $(READY)  ## put the code into its format
 
 bench: $(READY)  ## measure speed and accuracy; figures are printed, none is asserted
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(READY)  ## other load generators against the same server, RUNS (3) of each; installs them under build/
+	$(BIN)/python -m benchmarks peers
 
 coverage: $(READY)  ## certified bounds and capacities against known truths, RUNS (10000) and SEARCHES (200) of each: an hour
 	$(BIN)/python -m benchmarks.coverage

@@ -1,0 +1,299 @@
+"""One whole client against the paced server: what it delivered, what it says beside what is true, and what it cost.
+
+The client has the first core, the server the second; what watches them sleeps beside the server. Environment: RUNS (3) of
+each row, whose medians are shown; LOADS, such as "50x128,200x128x10": requests/s x tokens of an answer, x seconds (20).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pacedserver import PacedServer, Truth, compiler
+from benchmarks.processtree import cpu_s, peak_mb
+
+LOADS = "50x128,200x128,500x128,900x64"
+RUNS = 3
+POLL_S = 0.05
+MOST_S = 300.0
+"""A client that has not ended after so long beside the load's own time is stopped."""
+PAGE = Path(__file__).parent / "README.md"
+MODEL = os.environ.get("MODEL", "paced")
+"""What the server calls its model; a client that wants a tokenizer takes the folder of one from it."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked for. input_tokens: of a prompt, about. gap_ms: between the tokens of an answer."""
+
+    rate_rps: float
+    tokens: int
+    seconds: float = 20.0
+    input_tokens: int = 200
+    gap_ms: float = 10.0
+    ttft_ms: float = 100.0
+
+    @property
+    def requests(self) -> int:
+        return round(self.rate_rps * self.seconds)
+
+    @property
+    def answer_s(self) -> float:
+        return 1e-3 * (self.ttft_ms + (self.tokens - 1) * self.gap_ms)
+
+    def __str__(self) -> str:
+        return f"{self.rate_rps:g}/s x {self.tokens}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A client's own figures, milliseconds; NaN where it gives none. note: what else it says of the run."""
+
+    ttft_p50_ms: float = math.nan
+    ttft_p99_ms: float = math.nan
+    itl_p50_ms: float = math.nan
+    itl_p99_ms: float = math.nan
+    note: str = ""
+
+    @classmethod
+    def of(cls, ttft_s: object, itl_s: object = None, note: str = "") -> Said:
+        """From each request's TTFT and each gap, seconds."""
+        return cls(*_quantiles_ms(ttft_s), *_quantiles_ms(itl_s), note)
+
+
+@dataclass(frozen=True)
+class Client:
+    """command(server's URL, load, folder): how it is started, there. read(folder): its result. pinned: to one core."""
+
+    name: str
+    version: str
+    command: Callable[[str, Load, Path], Sequence[object]]
+    read: Callable[[Path], Said]
+    pinned: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. delivered_rps, gap_cv: of the requests as they came. Errors: the client's figure less the truth."""
+
+    delivered_rps: float
+    gap_cv: float
+    ttft_p50_ms: float
+    ttft_p99_ms: float
+    ttft_error_p50_ms: float
+    ttft_error_p99_ms: float
+    itl_error_p50_ms: float
+    itl_error_p99_ms: float
+    cpu_s_per_1000: float
+    peak_mb: float
+    start_s: float
+    answered: float
+    late_p99_ms: float
+
+
+class Failed(Exception):
+    """A client that gave no result; the text is what it said last."""
+
+
+def loads() -> list[Load]:
+    """What the environment asks for."""
+    found = []
+    for text in os.environ.get("LOADS", LOADS).split(","):
+        rate_rps, tokens, *seconds = text.split("x")
+        found.append(Load(float(rate_rps), int(tokens), *map(float, seconds)))
+    return found
+
+
+def run(client: Client, load: Load) -> tuple[Row, str]:
+    """Run it once. Returns the row and the client's note. Raises Failed."""
+    first, second, *_ = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {second})
+    try:
+        with tempfile.TemporaryDirectory() as name, PacedServer(load.ttft_ms, load.gap_ms, MODEL, second) as server:
+            folder = Path(name)
+            cores = str(first) if client.pinned else f"{first},{second}"
+            command = ["taskset", "--cpu-list", cores, *map(str, client.command(server.url, load, folder))]
+            watched = _watch(command, folder, {**os.environ, **client.environment}, server, load)
+            try:
+                said = client.read(folder)
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                raise Failed(f"no result ({error!r}): {_last_words(folder)}") from error
+            return _row(server.truth(), said, watched, load), said.note
+    finally:
+        os.sched_setaffinity(0, {first, second, *_})
+
+
+@dataclass
+class _Watched:
+    """began_s: on the server's clock. marks: CPU seconds and requests so far, at a tenth and at nine tenths of all."""
+
+    began_s: float
+    marks: list[tuple[float, int]] = field(default_factory=list)
+    peak_mb: float = 0.0
+
+
+def _watch(command: list[str], folder: Path, environment: dict[str, str], server: PacedServer, load: Load) -> _Watched:
+    watched = _Watched(time.perf_counter())
+    deadline_s = watched.began_s + load.seconds + MOST_S
+    with open(folder / "output", "wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    shares = [0.1, 0.5, 0.9]
+    try:
+        while process.poll() is None:
+            time.sleep(POLL_S if shares else 4 * POLL_S)
+            came = server.count() if shares else 0
+            if not shares:  # the load is over: what is left may take memory, and disturbs nobody
+                watched.peak_mb = max(watched.peak_mb, peak_mb(process.pid))
+            elif came >= shares[0] * load.requests:
+                watched.peak_mb = max(watched.peak_mb, peak_mb(process.pid))
+                if shares.pop(0) != 0.5:
+                    watched.marks.append((cpu_s(process.pid), came))
+            if time.perf_counter() > deadline_s:
+                raise Failed(
+                    f"not done after {load.seconds + MOST_S:.0f} s, {server.count()} of {load.requests} requests sent"
+                )
+    finally:
+        _end(process)
+    if process.returncode and len(watched.marks) < 2:
+        raise Failed(f"exit code {process.returncode}: {_last_words(folder)}")
+    return watched
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of its session, which it leads."""
+    subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
+    process.wait()
+
+
+def _last_words(folder: Path) -> str:
+    lines = [line.strip() for line in (folder / "output").read_text(errors="replace").splitlines()]
+    errors = [line for line in lines if any(word in line for word in ("Error", "error:", "Exception: "))]
+    return ([line for line in errors or lines if line] or ["it said nothing"])[-1][:200]
+
+
+def _row(truth: Truth, said: Said, watched: _Watched, load: Load) -> Row:
+    if len(watched.marks) < 2:
+        raise Failed(f"{len(truth.read_s)} of {load.requests} requests came")
+    # what came before the load itself, such as a request that tries the server, is none of it
+    read_s, first_s, asked, written = (
+        column[-load.requests :] for column in (truth.read_s, truth.first_s, truth.asked, truth.written)
+    )
+    gaps_s = np.diff(read_s)
+    ttft_ms = _quantiles_ms(first_s - read_s)
+    itl_ms = _quantiles_ms(truth.gap_s)
+    (cpu_low, came_low), (cpu_high, came_high) = watched.marks
+    return Row(
+        delivered_rps=1 / gaps_s.mean(),
+        gap_cv=gaps_s.std() / gaps_s.mean(),
+        ttft_p50_ms=said.ttft_p50_ms,
+        ttft_p99_ms=said.ttft_p99_ms,
+        ttft_error_p50_ms=said.ttft_p50_ms - ttft_ms[0],
+        ttft_error_p99_ms=said.ttft_p99_ms - ttft_ms[1],
+        itl_error_p50_ms=said.itl_p50_ms - itl_ms[0],
+        itl_error_p99_ms=said.itl_p99_ms - itl_ms[1],
+        cpu_s_per_1000=1e3 * (cpu_high - cpu_low) / max(1, came_high - came_low),
+        peak_mb=watched.peak_mb,
+        start_s=read_s[0] - watched.began_s,
+        answered=float((written == asked).mean()),
+        late_p99_ms=1e3 * float(np.quantile(truth.late_s, 0.99)),
+    )
+
+
+def _quantiles_ms(values_s: object) -> tuple[float, float]:
+    values = np.asarray([] if values_s is None else values_s, dtype=float)
+    values = values[np.isfinite(values)]
+    return (
+        (math.nan, math.nan) if not len(values) else (1e3 * np.quantile(values, 0.5), 1e3 * np.quantile(values, 0.99))
+    )
+
+
+HEAD = (
+    "| tool | version | load | delivered/s | gap CV | TTFT p50, p99 it says, ms | TTFT error p50, p99, ms"
+    " | ITL error p50, p99, ms | CPU s per 1,000 | MB | start s | answers in full | server late p99, ms | it says |"
+)
+
+
+def _cells(client: Client, load: Load) -> list[str]:
+    """A row of the table: medians of some runs, or what went wrong."""
+    rows, note = [], ""
+    try:
+        for _ in range(int(os.environ.get("RUNS", RUNS))):
+            row, note = run(client, load)
+            rows.append(row)
+    except Failed as failed:
+        return [client.name, client.version, str(load), *["-"] * 10, f"failed: {failed}".replace("|", "/")]
+    m = Row(**{each.name: statistics.median(getattr(row, each.name) for row in rows) for each in fields(Row)})
+    return [
+        client.name, client.version, str(load), f"{m.delivered_rps:.1f}", f"{m.gap_cv:.2f}",
+        _pair(m.ttft_p50_ms, m.ttft_p99_ms, ""), _pair(m.ttft_error_p50_ms, m.ttft_error_p99_ms),
+        _pair(m.itl_error_p50_ms, m.itl_error_p99_ms), f"{m.cpu_s_per_1000:.2f}", f"{m.peak_mb:.0f}", f"{m.start_s:.1f}",
+        f"{m.answered:.1%}", f"{m.late_p99_ms:.2f}", note,
+    ]  # fmt: skip
+
+
+def _pair(p50: float, p99: float, sign: str = "+") -> str:
+    return ", ".join("-" if math.isnan(value) else f"{value:{sign}.1f}" for value in (p50, p99))
+
+
+def no_rows(tool: str, why: str) -> None:
+    """Say of a tool why it is not in the table."""
+    print(f"<!-- {tool}: {why} -->", flush=True)
+
+
+def table(name: str, cases: Iterable[tuple[Client, Load]]) -> None:
+    """Print a row for each case; with `--write` among the arguments, put them into the page, where rows of other tools and
+    loads stay."""
+    if compiler() is None:
+        sys.exit("the paced server is C: a compiler is needed (apt-get install gcc)")
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("this needs two cores, one for the server")
+    print(HEAD, "|---" * (HEAD.count("|") - 1) + "|", sep="\n", flush=True)
+    rows = []
+    for client, load in cases:
+        rows.append(f"| {' | '.join(_cells(client, load))} |")
+        print(rows[-1], flush=True)
+        if "--write" in sys.argv:
+            _write(name, rows)
+
+
+def _write(name: str, rows: Sequence[str]) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name}: written by the benchmark -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = text.partition(begin)
+    old, _, after = rest.partition(end)
+    key = lambda row: tuple(row.split(" | ")[:3:2])  # noqa: E731 - tool and load
+    fresh = {key(row): row for row in rows}
+    kept = [row for row in old.splitlines() if row.startswith("| ") and row != HEAD and key(row) not in fresh]
+    runs = os.environ.get("RUNS", RUNS)
+    head = f"{date.today()}, {_machine()}; {runs} of each, medians.\n\n{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|\n"
+    PAGE.write_text(before + begin + "\n" + head + "\n".join([*kept, *rows]) + "\n\n" + end + after, encoding="utf-8")
+
+
+def _machine() -> str:
+    names = [
+        line.partition(": ")[2]
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}"
