@@ -33,7 +33,6 @@ FIRST_PINGS = 20
 FIRST_PING_EVERY_S = 0.02
 HELLO_EVERY_S = 0.5
 WARM_UP_TOGETHER = 16
-GC_THRESHOLDS = 10_000, 20, 20  # a request's objects live as long as it does, and hardly any are in cycles
 CONFIRM_S = 2.0  # for the master to confirm the last report of a worker that leaves
 GONE_S = 5.0  # a master that has not been heard for so long
 
@@ -67,7 +66,6 @@ class Worker:
         self._greenlets: list[gevent.Greenlet] = []
         self._run: WorkerRun | None = None
         self._leaving = False
-        self._gc_thresholds = gc.get_threshold()
         self._loop_delay: LoopDelay | None = None
 
     @property
@@ -90,7 +88,6 @@ class Worker:
         gevent.killall(self._greenlets)
         self._greenlets = []
         gc.unfreeze()
-        gc.set_threshold(*self._gc_thresholds)
         if self._loop_delay is not None:
             self._loop_delay.stop()
             self._loop_delay = None
@@ -188,7 +185,6 @@ class Worker:
         facts["machine"] = machine()
         gc.collect()  # once, before the run, and then never again over all that imports have made: it takes 0.1 s
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         while not self._local and not self._clock_is_known and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:

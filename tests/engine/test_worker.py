@@ -124,10 +124,7 @@ ROWS = [Row(0.0, number, 7, 3, 0, number) for number in range(3)]
 def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # a process that has loaded the whole suite takes a third of a second to collect, in which no test goes on
-    collector = SimpleNamespace(
-        collect=int, freeze=int, unfreeze=int, get_threshold=tuple, set_threshold=lambda *_: None
-    )
-    monkeypatch.setattr("fineserve_shapes.engine.worker.gc", collector)
+    monkeypatch.setattr("fineserve_shapes.engine.worker.gc", SimpleNamespace(collect=int, freeze=int, unfreeze=int))
 
 
 @pytest.fixture
