@@ -210,8 +210,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:  # a reset, or TLS gone wrong
-            self._at_s = _now()
-            self._lost("reset")
+            self._reset()
         else:
             self._take(data, at_s)
 
@@ -219,10 +218,14 @@ class Connection:
         """The lane has read what is none of its pieces, or an error."""
         self._catch_up()
         if isinstance(data, int):
-            self._at_s = _now()
-            self._lost("reset")
+            self._reset()
         else:
             self._take(data, at_s)
+
+    def _reset(self) -> None:
+        """It cannot be read any more."""
+        self._at_s = _now()
+        self._lost("reset")
 
     def _take(self, data: bytes, at_s: float) -> None:
         self._at_s = at_s

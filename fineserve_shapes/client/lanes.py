@@ -2,7 +2,7 @@
 
 Nearly all that a stream sends is one more event that equals the last one but for its text. Once an answer's reader has
 learned such an event (`protocol.repeats`), its connection gets a lane: whole chunks of HTTP that hold one more of them
-are then read, recognised and given their times in C, some ten times a tick, without a line of Python between them.
+are then read, recognised and given their times in C, some tens of them a tick, without a line of Python between them.
 Whatever is anything else comes to Python as it was read. A lane's pieces are taken over before that, and at the end.
 
 There is nothing in a lane that Python does not do as well, only slower: without the part in C (another system, no

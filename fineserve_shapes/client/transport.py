@@ -32,7 +32,9 @@ class Transport(Protocol):
     """
 
     ended: bool
-    stamped: StampedSocket | None
+
+    @property
+    def stamped(self) -> StampedSocket | None: ...
 
     def fileno(self) -> int: ...
 
@@ -55,9 +57,8 @@ class PlainTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.stamped: StampedSocket | None
-        self.stamped = self._stamped = StampedSocket(sock)
-        self.recv = self._stamped.recv
+        self.stamped = StampedSocket(sock)
+        self.recv = self.stamped.recv
         self.fileno = sock.fileno
         self.close = sock.close
 
@@ -73,7 +74,7 @@ class PlainTransport:
     def send_all(self, data: bytes, timeout_s: float) -> None:
         now_s = time.perf_counter()
         until_s = now_s + timeout_s
-        self._stamped.since_s = now_s
+        self.stamped.since_s = now_s
         view = memoryview(data)
         while view:
             try:
@@ -85,7 +86,7 @@ class PlainTransport:
 class TLSTransport:
     """TLS over TCP, by memory buffers: the socket stays non-blocking and gevent out of the way."""
 
-    stamped: StampedSocket | None = None
+    stamped = None
 
     def __init__(self, plain: PlainTransport, context: ssl.SSLContext, host: str) -> None:
         self._plain = plain
