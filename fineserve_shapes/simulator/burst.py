@@ -8,17 +8,39 @@ stands between writes, and what a chunk touches is kept small.
 import os
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from fineserve_shapes.simulator.answers import Answer
-from fineserve_shapes.simulator.carousel import LARGEST, Carousel
 from fineserve_shapes.simulator.engine import Token
 
+LARGEST = 64
+"""Chunks that are looked up before the first of them is written: that takes less than 0.1 ms."""
+
+T = TypeVar("T")
 _Burst = list[tuple[Answer, int, bytes, Callable[[float], None]]]
-"""Answer, descriptor, chunk, and who keeps the time of the write."""
 
 
-def write_tokens(tokens: Iterable[Token], carousel: Carousel | None = None) -> None:
-    """Hand each token to the answer that waits for it, in order; answers that may go on in a carousel board it."""
+def write_chunks(
+    chunks: Iterable[tuple[T, int, bytes, Callable[[float], None]]], rest: Callable[[T, bytes], None]
+) -> None:
+    """Write them one after the other, and keep when each was written.
+
+    chunks: whose each is, its descriptor, the chunk, and who keeps the time of the write. rest: gets whose a chunk is that
+    its socket has not taken whole, and what is left of it.
+    """
+    write, clock = os.write, time.perf_counter
+    for whose, fd, chunk, keep in chunks:
+        keep(clock())
+        try:
+            sent = write(fd, chunk)
+        except OSError:
+            sent = 0
+        if sent != len(chunk):
+            rest(whose, chunk[sent:])
+
+
+def write_tokens(tokens: Iterable[Token], board: Callable[[Answer, float], None] | None = None) -> None:
+    """Hand each token to the answer that waits for it, in order. board: told of each answer and when its token was due."""
     burst: _Burst = []
     for due_s, sequence, count in tokens:
         answer = sequence.answer
@@ -32,22 +54,14 @@ def write_tokens(tokens: Iterable[Token], carousel: Carousel | None = None) -> N
         else:
             answer.chunk_due_s.append(due_s)
             burst.append((answer, answer.wire.fd, chunk, answer.token_s.append))
-        if carousel is not None:
-            carousel.board(answer, due_s)
+        if board is not None:
+            board(answer, due_s)
         if len(burst) == LARGEST:
             _write(burst)
     _write(burst)
 
 
 def _write(burst: _Burst) -> None:
-    """Write these chunks, keep when each was written, and empty the list."""
-    write, clock = os.write, time.perf_counter
-    for answer, fd, chunk, keep in burst:
-        keep(clock())
-        try:
-            sent = write(fd, chunk)
-        except OSError:
-            sent = 0
-        if sent != len(chunk):
-            answer.wire.write_rest(chunk[sent:])
+    """Write these chunks, and empty the list."""
+    write_chunks(burst, lambda answer, left: answer.wire.write_rest(left))
     burst.clear()

@@ -5,17 +5,14 @@ What a chunk needs stands in columns in this order. A stream's other objects are
 between hundreds of streams, whatever is touched comes from far.
 """
 
-import os
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import count
 
 from fineserve_shapes.simulator.answers import Answer
+from fineserve_shapes.simulator.burst import LARGEST, write_chunks
 from fineserve_shapes.simulator.schedule import ConstantEngine
 
-LARGEST = 64
-"""Chunks that are looked up before the first of them is written: that takes less than 0.1 ms."""
 ROUNDING_S = 1e-7
 """More than what a due time differs by that is added up in another order: nothing goes out before it is due."""
 
@@ -88,18 +85,13 @@ class Carousel:
                 self._end(self._place)
 
     def _write(self, first: int, chunks: list[bytes]) -> None:
-        write, clock = os.write, time.perf_counter
         places = slice(first, first + len(chunks))
-        for place, fd, chunk, keep in zip(count(first), self._fd[places], chunks, self._keep[places], strict=False):
-            keep(clock())
-            try:
-                sent = write(fd, chunk)
-            except OSError:
-                sent = 0
-            if sent != len(chunk):
-                wire = self._answer[place].wire
-                wire.write_rest(chunk[sent:])
-                self._fd[place] = wire.fd
+        write_chunks(zip(count(first), self._fd[places], chunks, self._keep[places], strict=False), self._write_rest)
+
+    def _write_rest(self, place: int, left: bytes) -> None:
+        wire = self._answer[place].wire
+        wire.write_rest(left)
+        self._fd[place] = wire.fd
 
     def _end(self, place: int) -> None:
         """Let an answer give its last token."""

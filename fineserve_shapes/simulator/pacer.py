@@ -75,7 +75,7 @@ class Pacer:
         carousel = self._carousels.get(engine)
         if carousel is not None:
             carousel.write(now_s)
-        write_tokens(engine.advance(now_s), carousel)
+        write_tokens(engine.advance(now_s), None if carousel is None else carousel.board)
 
     def _wake_s(self, engine: Engine) -> float:
         """When to look next at what is due from an engine; never, if it has nothing to do."""

@@ -51,7 +51,7 @@ class Recorded:
 
 def give(engine: ConstantEngine, carousel: Carousel, now_s: float) -> None:
     carousel.write(now_s)
-    write_tokens(engine.advance(now_s), carousel)
+    write_tokens(engine.advance(now_s), carousel.board)
 
 
 # naps of a server in good time, and of one that is far too late
