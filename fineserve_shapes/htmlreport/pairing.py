@@ -26,16 +26,21 @@ def runs_of(files: Sequence[Path], labels: Sequence[str] = ()) -> list[RunData]:
         if any(_same(file, other) for other in files[:place]):
             raise InputError(f"{file} is given twice: a run is not set against itself")
     summaries = {file: _summaries(file) for file in files}
-    logs = [LogFile.read(file) for file, found in summaries.items() if found is None]
-    owners = {id(one): _owner(one, logs) for found in summaries.values() for one in found or ()}
-    runs: list[RunData] = []
+    logs = {file: LogFile.read(file) for file, found in summaries.items() if found is None}
+    of_logs: dict[Path, Summary] = {}
+    alone: dict[Path, list[Summary]] = {file: [] for file in files}
     for file, found in summaries.items():
-        if found is None:
-            (log,) = (each for each in logs if each.path == file)
-            mine = [one for told in summaries.values() for one in told or () if owners[id(one)] is log]
-            runs.append(RunData.of(log, mine[-1] if mine else None))
-        else:
-            runs += [RunData.told(one, file) for one in found if owners[id(one)] is None]
+        for summary in found or ():
+            log = _owner(summary, list(logs.values()))
+            if log is None:
+                alone[file].append(summary)
+            else:
+                of_logs[log.path] = summary
+    runs: list[RunData] = []
+    for file in files:
+        if file in logs:
+            runs.append(RunData.of(logs[file], of_logs.get(file)))
+        runs += [RunData.told(summary, file) for summary in alone[file]]
     return _labelled(runs, labels)
 
 
