@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import locust
+from benchmarks.processtree import cpu_s, peak_mb
 
 CASES = ((2, 20.0), (8, 20.0), (16, 20.0), (2, 300.0), (4, 600.0), (8, 600.0))
 """Workers, requests/s."""
@@ -54,12 +55,6 @@ class Acknowledging(ArrivalUser):
 """
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(workers: int, rate_rps: float) -> tuple[float, float, float]:
     """The master's and a worker's share of a core while the run goes on, and the master's memory, MB."""
     with tempfile.TemporaryDirectory() as name:
@@ -67,12 +62,11 @@ def measure(workers: int, rate_rps: float) -> tuple[float, float, float]:
         file = folder / "run.py"
         file.write_text(LOCUSTFILE)
         first, second, *_ = sorted(os.sched_getaffinity(0))
-        marker = folder / "begun.json"
         common = [*locust(file, "--headless", "--only-summary")]
         master = subprocess.Popen(
             [*common, "--master", "--expect-workers", str(workers), "--request-rate", str(rate_rps), "--num-prompts",
              str(int(rate_rps * (SETTLE_S + MEASURE_S + 10.0))), "--output-length", str(TOKENS), "--input-length", "100",
-             "--host", "http://127.0.0.1:1", "--output-file", str(marker)],
+             "--host", "http://127.0.0.1:1"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder,
         )  # fmt: skip
         others = [
@@ -93,9 +87,8 @@ def measure(workers: int, rate_rps: float) -> tuple[float, float, float]:
             before, before_worker, since_s = cpu_s(master.pid), cpu_s(others[0].pid), time.monotonic()
             time.sleep(MEASURE_S)
             span_s = time.monotonic() - since_s
-            status = Path(f"/proc/{master.pid}/status").read_text()
-            peak_mb = int(status.split("VmHWM:")[1].split()[0]) / 1024
-            return (cpu_s(master.pid) - before) / span_s, (cpu_s(others[0].pid) - before_worker) / span_s, peak_mb
+            of_master, of_worker = cpu_s(master.pid) - before, cpu_s(others[0].pid) - before_worker
+            return of_master / span_s, of_worker / span_s, peak_mb(master.pid)
         finally:
             for process in [master, *others]:
                 process.kill()
@@ -107,8 +100,8 @@ def main() -> None:
     print("| workers | requests/s | master: share of a core | MB | a worker: share of a core |\n|---|---|---|---|---|")
     rows, shares = [], []
     for workers, rate_rps in CASES:
-        master, worker, peak_mb = measure(workers, rate_rps)
-        print(f"| {workers} | {rate_rps:g} | {master:.3f} | {peak_mb:.0f} | {worker:.3f} |", flush=True)
+        master, worker, memory_mb = measure(workers, rate_rps)
+        print(f"| {workers} | {rate_rps:g} | {master:.3f} | {memory_mb:.0f} | {worker:.3f} |", flush=True)
         rows.append([1.0, workers, rate_rps])
         shares.append(master)
     (base, each, request), *_ = np.linalg.lstsq(np.array(rows), np.array(shares), rcond=None)

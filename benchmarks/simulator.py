@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import quantiles_ms
+from benchmarks.processtree import cpu_s
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 SECONDS = 6.0
@@ -38,11 +39,6 @@ def _pin(pid: int, core: int) -> None:
         Path(f"/proc/{pid}/autogroup").write_text(group.read_text().split()[-1])
     for thread in os.listdir(f"/proc/{pid}/task"):
         os.sched_setaffinity(int(thread), {core})
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _read(port: int, rate_rps: float, tokens: int, core: int) -> None:
@@ -131,11 +127,11 @@ def main() -> None:
             truth = Path(folder) / "truth.jsonl"
             with SimulatorProcess(ttft_ms=1e3 * TTFT_S, itl_ms=1e3 * ITL_S, ground_truth=truth) as server:
                 _pin(server.pid, 0)
-                before_s = _cpu_s(server.pid)
+                before_s = cpu_s(server.pid)
                 reader = multiprocessing.Process(target=_read, args=(server.port, rate_rps, tokens, 1), daemon=True)
                 reader.start()
                 reader.join(SECONDS + 90.0)
-                cpu_s = _cpu_s(server.pid) - before_s
+                spent_s = cpu_s(server.pid) - before_s
             rows = [json.loads(line) for line in truth.read_text().splitlines()]
         due_s = np.concatenate([row["chunk_due_s"] for row in rows])
         late_s = np.concatenate([row["chunk_written_s"] for row in rows]) - due_s
@@ -143,5 +139,5 @@ def main() -> None:
         steady = (due_s > due_s.min() + tokens * ITL_S) & (due_s < due_s.max() - tokens * ITL_S)
         span_s = float(np.ptp(due_s[steady]))
         print(f"{rate_rps:g}/s of {tokens} tokens: {steady.sum() / span_s:,.0f} chunks/s;"
-              f" late {quantiles_ms(late_s[steady])}; {1e6 * cpu_s / len(due_s):.1f} us of CPU per chunk,"
+              f" late {quantiles_ms(late_s[steady])}; {1e6 * spent_s / len(due_s):.1f} us of CPU per chunk,"
               f" requests included; a bare write {floor:.1f} us", flush=True)  # fmt: skip
