@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import gevent
 import pytest
@@ -23,29 +24,44 @@ from servers import (
 )
 
 from fineserve_shapes.protocol.answer import AnswerReader
+from fineserve_shapes.protocol.result import Result
 
 _block = monkey.get_original("time", "sleep")
 SCHEDULING_S = 0.05  # by how much a loaded machine may be late
 
 
-def test_tokens_are_stamped_when_they_come(lab: Lab) -> None:
-    """The server's truth is the time just before each write; both share one clock here."""
-    written_s: list[float] = []
+def paced(tokens: int, every_s: float, written_s: list[float], busy_s: float = 0.0) -> Callable[[Peer], object]:
+    """An answer whose pieces come so often; keeps the time just before each write, the last one's too.
+
+    busy_s: for so long after each of them nobody reads.
+    """
 
     def handle(peer: Peer) -> None:
         peer.request()
         peer.send(HEAD)
-        for data in events(5):
-            gevent.sleep(0.03)
+        for data in events(tokens):
+            gevent.sleep(every_s)
             written_s.append(time.perf_counter())
             peer.send(chunk(data))
+            if busy_s:
+                _block(busy_s)
         written_s.append(time.perf_counter())
         peer.send(END)
 
-    result = post(lab.client(lab.serve(handle).url), asked=5)
-    errors_s = [read_s - sent_s for read_s, sent_s in zip(result.chunk_times_s, written_s[:5], strict=True)]
+    return handle
+
+
+def assert_stamped(result: Result, written_s: list[float]) -> None:
+    """Each token's time is when it was written, both by the one clock that there is here."""
+    errors_s = [came_s - sent_s for came_s, sent_s in zip(result.chunk_times_s, written_s, strict=True)]
     assert min(errors_s) > -1e-4
     assert max(errors_s) < SCHEDULING_S
+
+
+def test_tokens_are_stamped_when_they_come(lab: Lab) -> None:
+    written_s: list[float] = []
+    result = post(lab.client(lab.serve(paced(5, 0.03, written_s)).url), asked=5)
+    assert_stamped(result, written_s[:5])
     assert result.first_token_s == result.chunk_times_s[0]
     assert result.last_token_s == result.chunk_times_s[-1]
     assert 0 <= result.end_s - written_s[-1] < SCHEDULING_S
@@ -54,23 +70,9 @@ def test_tokens_are_stamped_when_they_come(lab: Lab) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux stamps what a TCP socket receives")
 def test_a_client_that_is_busy_elsewhere_does_not_add_to_the_servers_latency(lab: Lab) -> None:
     written_s: list[float] = []
-
-    def handle(peer: Peer) -> None:
-        peer.request()
-        peer.send(HEAD)
-        for data in events(3):
-            gevent.sleep(0.05)
-            written_s.append(time.perf_counter())
-            peer.send(chunk(data))
-            _block(0.15)  # nobody reads in that time
-        peer.send(END)
-
-    client = lab.client(lab.serve(handle).url)
+    client = lab.client(lab.serve(paced(3, 0.05, written_s, busy_s=0.15)).url)
     gevent.sleep(0.05)  # the kernel begins to stamp
-    result = post(client, asked=3)
-    errors_s = [came_s - sent_s for came_s, sent_s in zip(result.chunk_times_s, written_s[:3], strict=True)]
-    assert min(errors_s) > -1e-4
-    assert max(errors_s) < SCHEDULING_S
+    assert_stamped(post(client, asked=3), written_s[:3])
 
 
 def test_the_end_is_the_time_of_the_last_read_however_late_the_greenlet_wakes(lab: Lab) -> None:
