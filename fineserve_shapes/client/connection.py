@@ -11,6 +11,7 @@ import gevent
 import httptools
 from gevent.hub import Waiter, get_hub
 
+from fineserve_shapes.client.acknowledgements import LateAcknowledgements
 from fineserve_shapes.client.reactor import Reactor
 from fineserve_shapes.client.retry import retry_after_s
 from fineserve_shapes.client.transport import Transport
@@ -45,15 +46,16 @@ class _Over(Exception):
 
 
 class Pool:
-    """The connections of a client that serve no request.
+    """The connections of a client to its server.
 
-    idle: an ordered set; the newest is taken first, any can be removed at once. lingering: those whose last answer has
-    ended while HTTP has not.
+    idle: those that serve no request, an ordered set; the newest is taken first, any can be removed at once. lingering:
+    those whose last answer has ended while HTTP has not.
     """
 
-    __slots__ = ("idle", "lingering")
+    __slots__ = ("acknowledgements", "idle", "lingering")
 
     def __init__(self) -> None:
+        self.acknowledgements = LateAcknowledgements()
         self.idle: dict[Connection, None] = {}
         self.lingering: set[Connection] = set()
 
@@ -125,6 +127,7 @@ class Connection:
             end: str = self._send(request) or waiter.get()
         finally:
             self._lift_lane()
+            self._pool.acknowledgements.end(self._transport, reader.tokens)
         return end
 
     def _send(self, request: bytes) -> str | None:
@@ -183,6 +186,8 @@ class Connection:
             if now_s > self._linger_until_s:
                 self.close()
             return
+        if self._reader is not None:
+            self._pool.acknowledgements.look(self._transport, self._reader.tokens, now_s)
         if now_s - self._progress_s > min(limits.progress_s, _SILENCE_S):
             self._catch_up()  # what came by the lane is progress too
         if now_s - self._started_s > limits.request_s:
@@ -300,6 +305,7 @@ class Connection:
             unsure_s = max(at_s - max(self._drained_s, self._reactor.emptied_s), 0.0)
             if self._token_s is None:
                 self._reactor.reads.first(read_s - at_s, unsure_s, pieces)
+                self._pool.acknowledgements.begin(self._transport, pieces, read_s)
             else:
                 self._reactor.reads.later(read_s - at_s, unsure_s, pieces, at_s - self._token_s)
             self._token_s = at_s

@@ -47,6 +47,12 @@ class Transport(Protocol):
     def send_all(self, data: bytes, timeout_s: float) -> None:
         """Send all, waiting in the calling greenlet; OSError when that fails (TimeoutError: in time)."""
 
+    def acknowledge_late(self) -> None:
+        """See `acknowledgements`."""
+
+    def acknowledges_late(self) -> bool:
+        """See `acknowledgements`."""
+
     def close(self) -> None: ...
 
 
@@ -82,6 +88,12 @@ class PlainTransport:
             except BlockingIOError:
                 _wait_writable(self._sock, until_s)
 
+    def acknowledge_late(self) -> None:
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
+    def acknowledges_late(self) -> bool:
+        return not self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+
 
 class TLSTransport:
     """TLS over TCP, by memory buffers: the socket stays non-blocking and gevent out of the way."""
@@ -95,6 +107,8 @@ class TLSTransport:
         self.ended = False
         self.fileno = plain.fileno
         self.readable = plain.readable
+        self.acknowledge_late = plain.acknowledge_late
+        self.acknowledges_late = plain.acknowledges_late
         self.close = plain.close
 
     def handshake(self, timeout_s: float) -> None:

@@ -1,0 +1,85 @@
+"""Acknowledgements: whether the pieces of a stream are acknowledged one by one, or two at a time.
+
+What may live here: how the connections to one server acknowledge what they read, and the proof that it does no harm.
+Linux acknowledges a small segment when it has been read, which costs more than the reading. A connection that is told to
+wait (TCP_QUICKACK off, tcp(7)) acknowledges it together with the next one, or alone after 40 ms. A server that sends each
+token when it has it is not slowed down by that. One that holds small pieces back until the last was acknowledged
+(Nagle's algorithm, without TCP_NODELAY) would be, and would look slower than it is.
+
+So a single answer tries it, for some tenths of a second. The kernel gives the waiting up by itself where it once had to
+acknowledge alone; where it has not, the server held nothing back, and all connections to it wait from then on, each from
+the first token of an answer. After some trials that failed all stays as it was.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+TRIALS = 3
+"""How many may fail: each may delay one token of one answer by 40 ms."""
+TRIAL_S = 0.3
+TRIAL_TOKENS = 8
+"""Fewer in that time show nothing."""
+
+
+class Acknowledging(Protocol):
+    """A connection's transport, as far as this goes."""
+
+    def acknowledge_late(self) -> None:
+        """Let the kernel wait with acknowledgements, until it once waits in vain. OSError where there is no such thing."""
+
+    def acknowledges_late(self) -> bool:
+        """Whether it still does."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    transport: Acknowledging
+    tokens: int
+    until_s: float
+
+
+class LateAcknowledgements:
+    """Of the connections to one server."""
+
+    __slots__ = ("_harmless", "_trial", "_trials_left")
+
+    def __init__(self) -> None:
+        self._harmless = False
+        self._trial: _Trial | None = None
+        self._trials_left = TRIALS if hasattr(socket, "TCP_QUICKACK") else 0
+
+    def begin(self, transport: Acknowledging, tokens: int, now_s: float) -> None:
+        """The first tokens of an answer, so many, have come by this connection."""
+        if self._harmless:
+            transport.acknowledge_late()
+        elif self._trial is None and self._trials_left:
+            try:
+                transport.acknowledge_late()
+            except OSError:
+                self._trials_left = 0
+            else:
+                self._trial = _Trial(transport, tokens, now_s + TRIAL_S)
+
+    def look(self, transport: Acknowledging, tokens: int, now_s: float) -> None:
+        """So many tokens of the answer have come by now."""
+        trial = self._trial
+        if trial is not None and trial.transport is transport and now_s >= trial.until_s:
+            self.end(transport, tokens)
+
+    def end(self, transport: Acknowledging, tokens: int) -> None:
+        """There are no more to come."""
+        trial = self._trial
+        if trial is None or trial.transport is not transport:
+            return
+        self._trial = None
+        try:
+            undisturbed = transport.acknowledges_late()
+        except OSError:  # it has been closed
+            return
+        if not undisturbed:
+            self._trials_left -= 1
+        elif tokens - trial.tokens >= TRIAL_TOKENS:
+            self._harmless = True
