@@ -81,18 +81,17 @@ class Series:
     def __init__(self, slo: Slo | Slos | None = None, names: Names | None = None) -> None:
         self._slo = slo
         self._names = names or Names()
-        self.changes = Changes()  # for readers that have read a part
+        self._changes = Changes()
         self._slots: dict[int, _Slot] = {}
         self._from = [0] * len(LEVELS)  # where each level begins; it ends where the finer one does
         self._latest = 0
-        self._pending: list[tuple[IntArray, IntArray, FloatArray]] = []
+        self._pending: list[tuple[IntArray, IntArray, FloatArray]] = []  # filed with what workers tell, or for a reader
 
     # what goes in
 
     def plan(self, streams: IntArray, due_s: FloatArray) -> None:
         """Rows of the plan fall due then."""
         self._put("planned", due_s, streams)
-        self._file()
 
     def sample(self, at_s: float, lasting_s: float, in_flight: Mapping[int, int]) -> None:
         """So many requests are in flight, by stream, for so long up to now."""
@@ -105,7 +104,7 @@ class Series:
     def lose(self, outcome: str, streams: IntArray, due_s: FloatArray) -> None:
         """Rows that ended without a record: unsent or unknown."""
         self._put(outcome, due_s, streams)
-        self._file()
+        self._file()  # which may be millions
 
     def add(self, measured: Measurements) -> None:
         """Take what a worker measured."""
@@ -123,6 +122,8 @@ class Series:
 
     def merge(self, other: Series) -> None:
         """Add another's figures of the same time."""
+        other._file()
+        self._file()
         for level, start in enumerate(other._from):
             self._coarsen(level, start)
         self._latest = max(self._latest, other._latest)
@@ -181,7 +182,6 @@ class Series:
         for stream, count in counts.items():
             if count:
                 self._put(name, np.array([at_s]), np.array([stream]), sums=count * each)
-        self._file()
 
     def _put(
         self,
@@ -211,7 +211,7 @@ class Series:
         for begin, end in itertools.pairwise(edges):
             self._slot(int(seconds[begin])).add(keys[begin:end], sums[begin:end])
         self._latest = max(self._latest, int(seconds[-1]))
-        self.changes.note(int(seconds[0]))
+        self._changes.note(int(seconds[0]))
         self._age()
 
     # the time axis
@@ -248,6 +248,12 @@ class Series:
 
     # what comes out
 
+    @property
+    def changes(self) -> Changes:
+        """For readers that have read a part."""
+        self._file()
+        return self._changes
+
     def as_dict(self, since_s: float = 0.0, streams: Collection[str] | None = None) -> dict[str, Any]:
         """The columns as plain values, one entry per slot, from the slot that holds `since_s`.
 
@@ -262,6 +268,7 @@ class Series:
             without values.
         `quantities`, `counts`: those names. The newest slots are not final: answers still under way add to them.
         """
+        self._file()
         starts, widths = self._axis(since_s)
         parts: list[tuple[int, _Slot]] = []
         for place, start in enumerate(starts):
@@ -296,6 +303,7 @@ class Series:
 
     def between(self, name: str, start_s: float, end_s: float) -> float:
         """The sum of one of COUNTS over the slots that begin in [start_s, end_s), all streams together."""
+        self._file()
         wanted = _FIELDS[name]
         found = 0.0
         for start in _range(self._slots, start_s, end_s):
@@ -307,6 +315,7 @@ class Series:
     def by_second(self, name: str, start_s: int, end_s: int) -> FloatArray:
         """One of COUNTS second by second in [start_s, end_s), all streams together, shape (end_s - start_s,): what stands
         in wider slots is spread evenly. Of `in_flight` it is the mean."""
+        self._file()
         found = np.zeros(max(end_s - start_s, 0))
         second = start_s
         while second < end_s:
@@ -320,6 +329,7 @@ class Series:
     @property
     def nbytes(self) -> int:
         """Roughly the memory held, in bytes."""
+        self._file()
         arrays = 0
         for slot in self._slots.values():
             arrays += slot.keys.nbytes + slot.sums.nbytes + sum(keys.nbytes + sums.nbytes for keys, sums in slot.more)
