@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 STEP_EVERY_S = 0.1
 FOLD_EVERY_S = 0.05
-LEAD_S = 1.0
 GATHER_S = 120.0
 LAST_REPORTS_S = 3.0
 DRAIN_EVERY_S = 1.0
@@ -175,8 +174,8 @@ class Master:
     def _drive(self, run: Run) -> None:
         try:
             if self._gather(run) and self._warm_up(run):
-                run.start_s = time.perf_counter() + LEAD_S
-                run.started_at = time.time() + LEAD_S
+                run.start_s = time.perf_counter() + run.lead_s
+                run.started_at = time.time() + run.lead_s
                 for worker in list(run.facts):
                     self._welcome(run, worker)
                 run.begun.set()

@@ -34,6 +34,8 @@ from fineserve_shapes.workload.block import Block
 logger = logging.getLogger(__name__)
 
 ADVANCE_EVERY_S = 1.0
+LEAD_S, LOCAL_LEAD_S = 1.0, 0.4
+"""From when all are ready to the start of a run: workers get their first leases in it, and make the first prompts."""
 MAX_AHEAD_S = 60.0  # of the master's clock: what a worker measures later than that is wrong
 
 
@@ -83,6 +85,7 @@ class Run:
         self.start_s: float | None = None  # perf_counter
         self.started_at = time.time()
         self.end_s: float | None = None  # of the run: when leasing stopped
+        self.lead_s = LOCAL_LEAD_S if local else LEAD_S
         silence_s = float("inf") if local else SILENCE_S
         self._reading = prefetched(iter(blocks))
         slots = None if settings.max_concurrency is None else Slots(settings.max_concurrency)

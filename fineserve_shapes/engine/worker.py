@@ -183,8 +183,9 @@ class Worker:
             logger.exception("getting ready failed")
             facts = {"error": f"a worker could not get ready: {type(error).__name__}: {error}"}
         facts["machine"] = machine()
-        gc.collect()  # once, before the run, and then never again over all that imports have made: it takes 0.1 s
-        gc.freeze()
+        if gc.get_freeze_count():  # what a run before may have left, which takes a tenth of a second
+            gc.collect()
+        gc.freeze()  # never again over all that imports have made
         while not self._local and not self._clock_is_known and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:

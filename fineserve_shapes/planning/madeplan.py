@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fineserve_shapes.workload.plan import Plan
-from fineserve_shapes.workload.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from fineserve_shapes.workload.traces.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ from fineserve_shapes.client.target import Endpoints, Target
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import named
-from fineserve_shapes.htmlreport.page import write_report
-from fineserve_shapes.htmlreport.source import RunData
 from fineserve_shapes.runner import startform
 from fineserve_shapes.runner.conclusion import About, common_facts, models_of
 from fineserve_shapes.runner.otel import OpenTelemetry, attributes_of
@@ -118,6 +116,9 @@ class Observers:
     def report(self, run: Run, summary: dict[str, Any]) -> None:
         """Write the report where one was asked for: the request log has been closed."""
         if self.report_file is not None and run.log is not None:
+            from fineserve_shapes.htmlreport.page import write_report  # a tenth of a second that others need not wait
+            from fineserve_shapes.htmlreport.source import RunData
+
             out, log = named(self.report_file, run.id), run.log.log.path
             itl = {name: stream.totals.latencies["itl"] for name, stream in run.tally.streams.items()}
             try:

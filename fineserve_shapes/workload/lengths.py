@@ -25,6 +25,15 @@ class Lengths(Protocol):
         """Input and output tokens of n requests, each of shape (n,) and at least 1."""
 
 
+@dataclass(frozen=True, slots=True)
+class LengthSource:
+    """Lengths, what decides them (for a fingerprint), and what they are, for the log."""
+
+    lengths: Lengths
+    identity: dict[str, object]
+    line: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedPairs:
     """Pairs drawn with replacement from recorded ones, so that input and output keep their correlation.

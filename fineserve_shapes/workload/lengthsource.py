@@ -9,22 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fineserve_shapes.arrays import FloatArray, IntArray
+from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.text import clipped
 from fineserve_shapes.workload.dataset import Entry, read_entries
-from fineserve_shapes.workload.lengths import Law, Lengths, RecordedPairs, clip_lengths
+from fineserve_shapes.workload.lengths import Law, Lengths, LengthSource, RecordedPairs, clip_lengths
 from fineserve_shapes.workload.seeds import Purpose, rng
-from fineserve_shapes.workload.traces.cleaning import Cleaner
-from fineserve_shapes.workload.traces.forms import TraceColumns, find_length_columns, form_of_lengths
-from fineserve_shapes.workload.traces.reading import CHUNK_ROWS, open_file
+from fineserve_shapes.workload.sourcedigest import source_digest
 from fineserve_shapes.workload.traces.selection import normalised
-from fineserve_shapes.workload.traces.survey import RowTally
-from fineserve_shapes.workload.traces.trace import source_digest
-from fineserve_shapes.workload.traces.tracefile import Wanted
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
-PAIRS_HELD = 1_000_000  # of a longer file so many are held, drawn at random
 ENTRIES_COUNTED = 4_000  # of a longer prompt file: counting tokens takes a millisecond an entry
 
 
@@ -51,15 +45,6 @@ class LengthOptions:
     output_law: Law | None = None
     trace: TraceOptions = TraceOptions()  # noqa: RUF009 - a frozen value
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LengthSource:
-    """Lengths, what decides them (for a fingerprint), and what they are, for the log."""
-
-    lengths: Lengths
-    identity: dict[str, object]
-    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,55 +146,20 @@ def _recorded(options: LengthOptions, count: Callable[[str], int] | None) -> Len
     if options.strata is not None:
         return _stratified(options)
     if options.request_lengths_csv is not None:
-        return read_pairs(options.request_lengths_csv, options.trace, options.seed)
+        return _pairs(options.request_lengths_csv, options.trace, options.seed)
     if options.dataset is not None:
         return _dataset_pairs(options.dataset, options, count)
     if options.sample is not None:
         # the sample has the names that we gave it, whatever those of the user's files are
         own = replace(options.trace, input_length_column=None, output_length_column=None)
-        return read_pairs(options.sample, own, options.seed)
+        return _pairs(options.sample, own, options.seed)
     raise InputError("no lengths to draw: give --request-lengths-csv, or --input-length and --output-length")
 
 
-def read_pairs(path: Path, options: TraceOptions, seed: int = 0) -> LengthSource:
-    """Pairs of input and output length from a trace or any file with two such columns; timestamps are not asked for.
+def _pairs(path: Path, options: TraceOptions, seed: int) -> LengthSource:
+    from fineserve_shapes.workload.recordedpairs import read_pairs  # half a second that lengths by a law need not wait
 
-    Filters, the lengths' policies and the names of columns are taken from the options. Of more than `PAIRS_HELD` kept
-    rows so many are held, drawn at random without replacement.
-    """
-    file = open_file(path)
-    names = find_length_columns(file, options)
-    timeless = TraceColumns("", *names)  # a column of zeros stands in for the timestamps
-    form = form_of_lengths(file, names)
-    cleaner = Cleaner(file, timeless, options, form)
-    labels = [condition.column for condition in options.conditions]
-    if form is not None and form.images is not None:
-        labels.append(form.images)
-    wanted = Wanted(names, tuple(dict.fromkeys(labels)), date_times=False)
-    tally = RowTally()
-    drawing = rng(seed, Purpose.SAMPLE_OF_LENGTHS)
-    keys: FloatArray = np.empty(0)
-    inputs = outputs = np.empty(0, dtype=np.int32)
-    for chunk in file.chunks(wanted, CHUNK_ROWS):
-        chunk.numbers[""] = np.zeros(len(chunk.numbers[names[0]]))
-        rows = cleaner.clean(chunk, tally)
-        tally.kept += len(rows)
-        keys = np.concatenate([keys, drawing.random(len(rows))])
-        inputs = np.concatenate([inputs, rows.input_tokens.astype(np.int32)])
-        outputs = np.concatenate([outputs, rows.output_tokens.astype(np.int32)])
-        if len(keys) > PAIRS_HELD:
-            held = np.sort(np.argpartition(keys, PAIRS_HELD)[:PAIRS_HELD])
-            keys, inputs, outputs = keys[held], inputs[held], outputs[held]
-    if not tally.kept:
-        left_out = {"filtered out": tally.filtered, **tally.dropped}
-        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count) or "no row at all"
-        raise InputError(f"{path}: no row has lengths to draw: {why} (--request-lengths-csv)")
-    pairs = RecordedPairs(inputs.astype(np.int64), outputs.astype(np.int64))
-    line = f"pairs of {path.name}, {tally.kept:,} rows"
-    if tally.kept > len(keys):
-        line += f", of which {len(keys):,} are held"
-    filters = {condition.column: condition.value for condition in options.conditions}
-    return LengthSource(pairs, {"pairs": source_digest(path), "filters": filters}, line)
+    return read_pairs(path, options, seed)
 
 
 def parse_strata(text: str) -> list[tuple[str, str, float]]:
@@ -245,10 +195,10 @@ def _stratified(options: LengthOptions) -> LengthSource:
     for architecture, scale, _ in strata:
         if options.request_lengths_csv is not None:
             own = replace(options.trace, architecture=architecture, scale=scale)
-            sources.append(read_pairs(options.request_lengths_csv, own, options.seed))
+            sources.append(_pairs(options.request_lengths_csv, own, options.seed))
         else:
             own = replace(options.trace, input_length_column=None, output_length_column=None)
-            sources.append(read_pairs(_sample_of(options.samples, architecture, scale), own, options.seed))
+            sources.append(_pairs(_sample_of(options.samples, architecture, scale), own, options.seed))
     shares = tuple(share for _, _, share in strata)
     described = ", ".join(
         f"{share:.3g} {architecture}/{scale} ({source.line})"

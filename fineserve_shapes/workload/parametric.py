@@ -11,8 +11,8 @@ from fineserve_shapes.workload.arrivals import Arrivals, Modulated, Profile, Sca
 from fineserve_shapes.workload.bursts import read_nb, with_bursts
 from fineserve_shapes.workload.extension import ModelSample, RepeatJitter
 from fineserve_shapes.workload.parametricoptions import BURSTY_CLASS, ParametricOptions
+from fineserve_shapes.workload.sourcedigest import source_digest
 from fineserve_shapes.workload.traces.selection import normalised
-from fineserve_shapes.workload.traces.trace import source_digest
 from fineserve_shapes.workload.windows import read_windows
 
 

@@ -102,7 +102,7 @@ def test_a_row_beyond_the_slice_is_not_asked_for_its_fields(write: Write) -> Non
 
 
 def test_lengths_alone_are_counted_too(write: Write) -> None:
-    from fineserve_shapes.workload.lengthsource import read_pairs
+    from fineserve_shapes.workload.recordedpairs import read_pairs
 
     with pytest.raises(InputError, match=r"row 2 \(line 3\) has 3 fields"):
         read_pairs(write("input_length,output_length", "1,1", "1,5,1"), TraceOptions())

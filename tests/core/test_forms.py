@@ -12,7 +12,7 @@ import pytest
 from traces import read, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.lengthsource import read_pairs
+from fineserve_shapes.workload.recordedpairs import read_pairs
 from fineserve_shapes.workload.traces import jsonlfile
 from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload import lengthsource
+from fineserve_shapes.workload import recordedpairs
 from fineserve_shapes.workload.lengths import parse_law
-from fineserve_shapes.workload.lengthsource import LengthOptions, open_lengths, parse_strata, read_pairs
+from fineserve_shapes.workload.lengthsource import LengthOptions, open_lengths, parse_strata
+from fineserve_shapes.workload.recordedpairs import read_pairs
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
 RNG = 7
@@ -56,8 +57,8 @@ def test_a_file_needs_the_two_columns_of_lengths_alone(tmp_path: Path) -> None:
 
 def test_of_a_long_file_a_random_part_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 2,000 rows 500 are held; their mean is within 5 standard errors (1 in 2 million) and seeds differ."""
-    monkeypatch.setattr(lengthsource, "PAIRS_HELD", 500)
-    monkeypatch.setattr(lengthsource, "CHUNK_ROWS", 300)
+    monkeypatch.setattr(recordedpairs, "PAIRS_HELD", 500)
+    monkeypatch.setattr(recordedpairs, "CHUNK_ROWS", 300)
     rows = "\n".join(f"{row + 1},1" for row in range(2000))
     path = write(tmp_path / "x.csv", "input_length,output_length\n" + rows)
     held = []

@@ -20,7 +20,8 @@ from thorough import examples
 from traces import AZURE, DENSE, MINIMAL, MOONCAKE, PUBLISHED, read, real, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.traces.trace import DIGEST_WHOLE_BYTES, TraceOptions, open_trace, source_digest
+from fineserve_shapes.workload.sourcedigest import DIGEST_WHOLE_BYTES, source_digest
+from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 # --- columns
 

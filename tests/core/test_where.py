@@ -19,7 +19,7 @@ from thorough import examples
 from traces import MINIMAL, read, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.lengthsource import read_pairs
+from fineserve_shapes.workload.recordedpairs import read_pairs
 from fineserve_shapes.workload.replay import trace_plan
 from fineserve_shapes.workload.traces.reading import Reading
 from fineserve_shapes.workload.traces.selection import parse_where, where_text

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.text import clipped
+from fineserve_shapes.workload.sourcedigest import source_digest
 from fineserve_shapes.workload.traces.columns import CleanRows, Columns, joined, pieces, taken
 from fineserve_shapes.workload.traces.parquetfile import ParquetFile
 from fineserve_shapes.workload.traces.reading import CHUNK_ROWS, Reading, begin
@@ -20,15 +19,12 @@ from fineserve_shapes.workload.traces.timeline import cap_gaps, spread
 from fineserve_shapes.workload.traces.tracefile import TraceFile, Wanted, listed
 from fineserve_shapes.workload.traces.traceoptions import TraceOptions
 
-__all__ = ["Columns", "Trace", "TraceOptions", "TraceSurvey", "open_trace", "source_digest"]
+__all__ = ["Columns", "Trace", "TraceOptions", "TraceSurvey", "open_trace"]
 
 # Up to so many kept rows are held (24 bytes each) and sorted where need be. Reading them takes a quarter of a second.
 MEMORY_ROWS = 2_000_000
 
 MOST_LABELS = 1000  # of a column, that are looked at to say what it holds
-
-DIGEST_WHOLE_BYTES = 64 << 20
-DIGEST_EDGE_BYTES = 1 << 20
 
 
 class Trace:
@@ -254,20 +250,6 @@ def open_trace(
     the file, the row, the column and the value.
     """
     return Trace(begin(path, options), chunk_rows=chunk_rows, memory_rows=memory_rows)
-
-
-def source_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hex; above 64 MiB, of its size and its first and last MiB."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size <= DIGEST_WHOLE_BYTES:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(str(size).encode())
-        digest.update(file.read(DIGEST_EDGE_BYTES))
-        file.seek(-DIGEST_EDGE_BYTES, os.SEEK_END)
-        digest.update(file.read(DIGEST_EDGE_BYTES))
-    return digest.hexdigest()
 
 
 def _sorted(rows: CleanRows) -> CleanRows:
