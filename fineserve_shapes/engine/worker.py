@@ -208,6 +208,8 @@ class Worker:
             give_way()
             run.show()
             gevent.sleep(REPORT_EVERY_S)
+            run.take_reads()
+            give_way()
 
     def _report(self, run: WorkerRun, payload: dict[str, Any] | None) -> None:
         delays_s = np.empty(0) if self._loop_delay is None else self._loop_delay.take()

@@ -21,6 +21,7 @@ from fineserve_shapes.leases.lease import Lease, Row
 from fineserve_shapes.leases.messages import pack_report
 from fineserve_shapes.leases.standing import Standing
 from fineserve_shapes.measure.measurements import Outbox
+from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.records import Records
 from fineserve_shapes.outcome import Outcome
 from fineserve_shapes.text import shorten
@@ -58,6 +59,7 @@ class WorkerRun:
         self._in_flight: Counter[int] = Counter()  # by stream
         self._tokens_before = dict(performer.tokens_come())  # of runs before
         performer.take_reads()  # likewise
+        self._reads = Reads()  # that are not reported yet
         self.draining = self.dismissed = False
         self._drained = Event()
         self._dispatcher = Dispatcher(self.holder, performer.prepare, self._perform, lambda: self.now_s)
@@ -98,6 +100,7 @@ class WorkerRun:
 
         clock, loop_delays_s: of this process; see `Standing`.
         """
+        self.take_reads()
         report = self.holder.report(
             self.now_s,
             payload,
@@ -111,9 +114,14 @@ class WorkerRun:
         }
         standing = Standing(
             self.id, self._in_flight, come, clock.offset_s, clock.uncertainty_s, loop_delays_s,
-            self._performer.take_reads(),
+            self._reads,
         )  # fmt: skip
+        self._reads = Reads()
         return pack_report(report) | standing.pack()
+
+    def take_reads(self) -> None:
+        """Add up how late tokens were read, for the next report: what is reported at once is a single piece of work."""
+        self._reads.merge(self._performer.take_reads())
 
     def show(self) -> None:
         """Hand on what was reported, to be shown in this process."""

@@ -54,13 +54,16 @@ class Histogram:
         self.minimum_s = math.inf
         self.maximum_s = -math.inf
 
-    def record(self, values_s: FloatArray) -> None:
-        """Count durations, shape (n,), seconds; NaN (there was no such moment) is passed over, below 0 counts as 0."""
-        values = values_s[~np.isnan(values_s)]
+    def record(self, values_s: FloatArray, at: IntArray | None = None) -> None:
+        """Count durations, shape (n,), seconds; NaN (there was no such moment) is passed over, below 0 counts as 0.
+
+        at: their `places` where those are known, and none is NaN.
+        """
+        values = values_s if at is not None else values_s[~np.isnan(values_s)]
         if not len(values):
             return
         values = np.maximum(values, 0.0)
-        np.add.at(self._counts, places(values), 1)
+        np.add.at(self._counts, places(values) if at is None else at, 1)
         self.count += len(values)
         self.sum_s += float(values.sum())
         self.squares_s2 += float(np.square(values).sum())

@@ -160,14 +160,16 @@ class Outbox:
         counted = rows["due_s"] >= self.warmup_s
         shown = counted[owner]
         streams = rows["stream"][owner]
-        gaps_s = {stream: itl_s[shown & (streams == stream)] for stream in np.unique(streams[shown]).tolist()}
+        buckets = places(itl_s)
+        of_stream = {stream: shown & (streams == stream) for stream in np.unique(streams[shown]).tolist()}
+        gaps_s = {stream: itl_s[mine] for stream, mine in of_stream.items()}
         packed = {
             "records": rows.tobytes(),
             "sent": np.array(self._sent, dtype=SENT).tobytes(),
             "first": np.array(self._first, dtype=FIRST).tobytes(),
-            "itl": [[stream, _histogram(values_s).pack()] for stream, values_s in gaps_s.items()],
-            "gaps": _by_second(itl_s, at, streams).tobytes(),
-            "errors": [[*error, np.array(places, dtype="<i4").tobytes()] for error, places in self._errors.items()],
+            "itl": [[stream, _histogram(itl_s[mine], buckets[mine]).pack()] for stream, mine in of_stream.items()],
+            "gaps": _by_second(buckets, at, streams).tobytes(),
+            "errors": [[*error, np.array(rows_of, dtype="<i4").tobytes()] for error, rows_of in self._errors.items()],
             **({"token_times": times_s.tobytes()} if self.token_times else {}),
         }  # fmt: skip
         self._rows, self._times, self._sent, self._first, self._errors = [], [], [], [], {}
@@ -181,16 +183,16 @@ def _gaps(rows: records.Records, times_s: FloatArray) -> tuple[FloatArray, Float
     return np.diff(times_s)[inside], times_s[1:][inside], owner[1:][inside]
 
 
-def _histogram(values_s: FloatArray) -> Histogram:
+def _histogram(values_s: FloatArray, buckets: IntArray) -> Histogram:
     histogram = Histogram()
-    histogram.record(values_s)
+    histogram.record(values_s, buckets)
     return histogram
 
 
-def _by_second(itl_s: FloatArray, at_s: FloatArray, streams: IntArray) -> npt.NDArray[np.void]:
+def _by_second(buckets: IntArray, at_s: FloatArray, streams: IntArray) -> npt.NDArray[np.void]:
     """Gaps counted as GAPS."""
     seconds = np.maximum(np.floor(at_s), 0).astype(np.int64)
-    keys, counts = np.unique(seconds << 32 | streams.astype(np.int64) << 16 | places(itl_s), return_counts=True)
+    keys, counts = np.unique(seconds << 32 | streams.astype(np.int64) << 16 | buckets, return_counts=True)
     found = np.empty(len(keys), dtype=GAPS)
     found["second"], found["stream"], found["place"] = keys >> 32, keys >> 16 & 0xFFFF, keys & 0xFFFF
     found["count"] = counts
