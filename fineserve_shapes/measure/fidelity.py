@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fineserve_shapes.errors import InputError
@@ -54,6 +54,11 @@ class Limits:
         ):
             if not 0 <= share <= 1:
                 raise InputError(f"{flag} must lie between 0 and 1 (0 % and 100 %), got {share:g}")
+
+    @classmethod
+    def widest(cls, limits: Sequence[Limits]) -> Limits:
+        """What several streams keep within together: the widest of each of their bounds."""
+        return cls(**{bound.name: max(getattr(one, bound.name) for one in limits) for bound in fields(cls)})
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import pytest
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row, rows_of
+from fineserve_shapes.options import settings
 from fineserve_shapes.planning.mixfile import Mix, checked_mix, read_mix, seed_of
 from fineserve_shapes.planning.mixing import mixed
 from fineserve_shapes.shipped import SAMPLE_MIX, SAMPLE_TRACE
@@ -173,6 +174,24 @@ def test_a_mix_can_be_written_in_python():
         "Chat", 3.0, True
     )  # fmt: skip
     assert mixed(Mix((stream,)), values()).plan.requests == 5
+
+
+def test_each_stream_is_judged_by_its_own_bounds_and_the_whole_by_the_widest(tmp_path: Path):
+    """Its own are those of its table, else the command line's."""
+    text = """
+        [defaults]
+        kind = "poisson"
+        [streams.chat]
+        [streams.batch]
+        max_lag = "1s"
+        max_length_error = "1"
+    """
+    given = values(max_lag="20ms", max_cv_error="0.2")
+    found = settings(given, 60.0, read(written(tmp_path, text), given))
+    chat, batch = found.limits_of_streams
+    assert (chat.lag_s, chat.lengths, chat.gap_cv) == (0.02, 0.1, 0.2)
+    assert (batch.lag_s, batch.lengths, batch.gap_cv) == (1.0, 1.0, 0.2)
+    assert found.limits == batch
 
 
 def test_the_shipped_mix_holds_the_four_classes():
