@@ -11,11 +11,13 @@ import pytest
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row, rows_of
 from fineserve_shapes.options import settings
+from fineserve_shapes.planning import mixing
 from fineserve_shapes.planning.mixfile import Mix, checked_mix, read_mix, seed_of
 from fineserve_shapes.planning.mixing import mixed
 from fineserve_shapes.shipped import SAMPLE_MIX, SAMPLE_TRACE
 from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
+from fineserve_shapes.workload.traces.trace import Trace, TraceOptions, open_trace
 
 MIX = """
 request_rate = 8
@@ -265,6 +267,38 @@ def test_without_an_end_a_mix_asks_for_one(tmp_path: Path):
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
     with pytest.raises(InputError, match=r"cannot read .*nosuch.toml: no such file or directory \(--mix\)"):
         read(tmp_path / "nosuch.toml", values())
+
+
+ALIKE = """
+    [defaults]
+    kind = "replay"
+    request_trace_csv = "trace.csv"
+    timestamp_unit = "s"
+    spread_within = 4
+    keep_fraction = 0.5
+    [streams.a]
+    [streams.b]
+    rate = 2
+    [streams.late]
+    start_at = 40
+"""
+
+
+def test_a_file_is_read_once_for_all_streams_that_read_it_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their seeds are their own: what is drawn is what it would be for each alone."""
+    opened: list[TraceOptions] = []
+
+    def counted(path: Path, options: TraceOptions) -> Trace:
+        opened.append(options)
+        return open_trace(path, options)
+
+    monkeypatch.setattr(mixing, "open_trace", counted)
+    streams = read(written(tmp_path, ALIKE), values())
+    found = by_stream(streams, values())
+    assert [one.start_at_s for one in opened] == [0.0, 40.0]
+    assert told(found["a"]) != told(found["b"])
+    for stream in streams:
+        assert told(by_stream((stream,), values())[stream.name]) == told(found[stream.name])
 
 
 SPLIT = """
