@@ -20,6 +20,7 @@ SUMMARY = {
     "p99_tpot_ms": None,
     "goodput": {"share": 0.96, "rps": 9.6, "slo": {"ttft_ms": 500.0}},
     "fidelity": {"verdict": "valid", "lag_p99_ms": 1.5, "held": 0},
+    "streams": {"qwen-3.5": {"p99_ttft_ms": 250.0}},
 }
 
 
@@ -36,6 +37,7 @@ SUMMARY = {
         ("fidelity.lag_p99_ms<2", True),
         ("fidelity.held<=0", True),
         ("completed>=301", False),
+        ("streams.qwen-3.5.p99_ttft_ms<300", True),
     ],
 )
 def test_a_figure_is_held_against_its_limit(text: str, passed: bool):
