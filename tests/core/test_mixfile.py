@@ -96,6 +96,19 @@ def test_a_stream_has_its_own_then_the_defaults_then_the_command_line(tmp_path: 
     assert chat.own["host"] == "http://a:1"
 
 
+def test_an_empty_text_is_no_value_of_a_path_either(tmp_path: Path):
+    """As on the command line: it takes back what the defaults say."""
+    text = """
+        [defaults]
+        kind = "poisson"
+        tokenizer = "some/model"
+        [streams.plain]
+        tokenizer = ""
+    """
+    (plain,) = read(written(tmp_path, text), values())
+    assert plain.values.text("--tokenizer") is None
+
+
 def test_the_command_lines_rate_is_divided_by_the_weights(tmp_path: Path):
     chat, agents, _ = read(written(tmp_path), values(request_rate="40"))
     assert (chat.values.number("--rate"), agents.values.number("--rate")) == (30.0, 10.0)
