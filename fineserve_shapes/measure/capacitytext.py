@@ -51,20 +51,21 @@ def answer_line(capacity: Mapping[str, Any]) -> str:
     limits = [f"{name.removesuffix('_ms')} {_number(limit_ms)} ms" for name, limit_ms in capacity["slo"].items()]
     wanted = f"{capacity['slo_share']:.4g} of the requests meet {', '.join(limits) or 'the SLO of their stream'}"
     limit = _LIMITS.get(capacity["limited_by"], "not finished: this is as far as it is known")
-    if capacity["limiting_stream"] is not None:
-        limit = f"{limit}, at the stream {capacity['limiting_stream']}"
     low, high = capacity["low"], capacity["high"]
+    failing = _number(high)
+    if capacity["limiting_stream"] is not None:
+        failing = f"{failing}, at which the stream {capacity['limiting_stream']} fails"
     if low is None and high is None:
         return f"capacity, where {wanted}: not known ({spent}; {limit})"
     if capacity["scale"] is None:
-        return f"capacity, where {wanted}: below scale {_number(high)} ({spent}; {limit})"
+        return f"capacity, where {wanted}: below scale {failing} ({spent}; {limit})"
     found = f"scale {_number(capacity['scale'])}"
     if capacity["rate_rps"] is not None:
         found = f"{_number(capacity['rate_rps'])} requests/s, {found}"
     if high is None:
         between = f"held up to scale {_number(low)}, and nothing higher failed"
     else:
-        between = f"between scale {_number(low)} and {_number(high)}"
+        between = f"between scale {_number(low)} and {failing}"
     return f"capacity, where {wanted}: {found}; {between} ({spent}; {limit})"
 
 
