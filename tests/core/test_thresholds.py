@@ -85,11 +85,12 @@ def test_several_are_separated_by_commas_or_lines():
 
 def test_a_suite_has_a_case_for_each_check_and_its_failures():
     checks = [Threshold.parse(text).check(SUMMARY) for text in ("p99_ttft_ms<500", "completed>=300", "p99_tpot_ms<50")]
-    suite = ElementTree.fromstring(junit_xml("run r", checks, 12.5))[0]
+    suite = ElementTree.fromstring(junit_xml("fineserve poisson", checks, 12.5, "r"))[0]
     assert suite.attrib == {
-        "name": "run r", "tests": "3", "failures": "2", "errors": "0", "skipped": "0", "time": "12.500",
+        "name": "fineserve poisson", "tests": "3", "failures": "2", "errors": "0", "skipped": "0", "time": "12.500",
     }  # fmt: skip
-    assert [(case.get("name"), [failure.get("message") for failure in case]) for case in suite] == [
+    assert [one.attrib for one in suite.iter("property")] == [{"name": "run", "value": "r"}]
+    assert [(case.get("name"), [failure.get("message") for failure in case]) for case in suite.iter("testcase")] == [
         ("p99_ttft_ms<500", ["p99_ttft_ms is 500, < 500 was asked"]),
         ("completed>=300", []),
         ("p99_tpot_ms<50", ["p99_tpot_ms was not measured, < 50 was asked"]),
@@ -98,5 +99,5 @@ def test_a_suite_has_a_case_for_each_check_and_its_failures():
 
 @given(st.text(), st.text())
 def test_whatever_stands_in_a_name_the_document_can_be_read(suite: str, message: str):
-    document = ElementTree.fromstring(junit_xml(suite, [Check("x", False, None, message)]))
+    document = ElementTree.fromstring(junit_xml(suite, [Check("x", False, None, message)], run=suite))
     assert document[0].get("failures") == "1"
