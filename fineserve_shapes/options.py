@@ -326,6 +326,7 @@ def settings(values: Values, run_time_s: float | None, streams: Sequence[Stream]
     from fineserve_shapes.engine.run import Settings
 
     names = names_of(streams)
+    own = tuple(limits(stream.values) for stream in streams) if names.mixed else ()
     warmup_requests = values.count("--warmup-requests") or 0
     if not 0 <= warmup_requests <= 100_000:
         raise InputError(f"--warmup-requests must lie between 0 and 100000, got {warmup_requests}")
@@ -336,8 +337,8 @@ def settings(values: Values, run_time_s: float | None, streams: Sequence[Stream]
         run_time_s=run_time_s,
         names=names,
         slo=slo_of(streams),
-        limits=limits(values),
-        limits_of_streams=tuple(limits(stream.values) for stream in streams) if names.mixed else (),
+        limits=Limits.widest(own) if own else limits(values),
+        limits_of_streams=own,
         warmup_requests=warmup_requests,
         warmup_s=values.not_negative("--warmup-seconds"),
         request_log=values.file("--request-log"),

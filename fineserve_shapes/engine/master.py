@@ -15,7 +15,7 @@ from fineserve_shapes.engine.run import MAX_AHEAD_S, Run
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.beginning import Beginning
-from fineserve_shapes.leases.lease import Row
+from fineserve_shapes.leases.lease import Row, rows_of
 from fineserve_shapes.leases.messages import MessageError, Warmed, by_stream
 from fineserve_shapes.leases.standing import Standing
 from fineserve_shapes.machine import machine
@@ -217,11 +217,12 @@ class Master:
         wanted = run.settings.warmup_requests
         if not wanted:
             return True
-        lengths = [pair for block in itertools.islice(iter(run.blocks), 1)
-                   for pair in zip(block.input_tokens.tolist(), block.output_tokens.tolist(), strict=True)]  # fmt: skip
-        if not lengths:
+        first = [row for block in itertools.islice(iter(run.blocks), 1) for row in rows_of(block)]
+        if not first:
             return True
-        rows = [Row(0.0, number, *lengths[number % len(lengths)], 0, number) for number in range(wanted)]
+        alike = [first[number % len(first)] for number in range(wanted)]
+        rows = [Row(0.0, number, one.input_tokens, one.output_tokens, one.stream, number)
+                for number, one in enumerate(alike)]  # fmt: skip
         workers = list(run.facts)
         logger.info("warming up with %d requests", wanted)
         for place, worker in enumerate(workers):

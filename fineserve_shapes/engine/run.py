@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gevent.event import Event
 
 from fineserve_shapes.engine.logwriter import LogWriter
@@ -44,7 +45,7 @@ class Settings:
     """How to run a plan.
 
     names: of the plan's streams. slo: of all of them or of each. limits: what a valid run keeps within; limits_of_streams:
-    what each stream does, in a mix.
+    what each stream does, in a mix: else all keep within the run's.
     run_time_s: when to stop leasing; None: with the plan. warmup_requests: extra ones before time 0. warmup_s: rows due
     before that stay out of the figures. request_log: a file for a row per request, with every token's time where
     token_times is set. max_concurrency: requests in flight at most, over all workers.
@@ -60,6 +61,12 @@ class Settings:
     request_log: Path | None = None
     token_times: bool = False
     max_concurrency: int | None = None
+
+    @property
+    def allowed_lags_s(self) -> tuple[float, ...]:
+        """How late a request of each stream may leave."""
+        own = self.limits_of_streams or (self.limits,) * len(self.names.names)
+        return tuple(limits.lag_s for limits in own)
 
 
 class Run:
@@ -90,7 +97,7 @@ class Run:
         self._reading = prefetched(iter(blocks))
         slots = None if settings.max_concurrency is None else Slots(settings.max_concurrency)
         self.book = LeaseBook(self._reading, planned, mixed=self.names.mixed, slots=slots, silence_s=silence_s)
-        self.tally = Tally(settings.slo, settings.warmup_s, settings.limits.lag_s, self.names)
+        self.tally = Tally(settings.slo, settings.warmup_s, settings.limits.lag_s, self.names, settings.allowed_lags_s)
         self.flow = Flow()  # of output tokens
         self._come: Counter[int] = Counter()  # output tokens by stream, as of the last look
         self.workers: dict[str, Process] = {}
@@ -234,10 +241,10 @@ class Run:
         if unknown:
             self._lose(Outcome.UNKNOWN, block_of([row for _, row in unknown]), [worker for worker, _ in unknown])
         unsent: Counter[int] = Counter()
-        allowed_s = end_s - self.settings.limits.lag_s  # what was due later was still in time when the end came
+        allowed_s = end_s - np.array(self.settings.allowed_lags_s)  # what was due later was still in time at the end
         for block in self.book.unsent():
             due = block.take(block.due_s <= end_s)
-            unsent.update(due.stream[due.due_s <= allowed_s].tolist())
+            unsent.update(due.stream[due.due_s <= allowed_s[due.stream]].tolist())
             self.tally.series.lose(Outcome.UNSENT, due.stream, due.due_s)
             if self.log is not None:
                 self._log_lost(Outcome.UNSENT, block, None)

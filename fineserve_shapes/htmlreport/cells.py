@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fineserve_shapes.rounding import rounded
 from fineserve_shapes.text import shorten
 
 
@@ -16,10 +17,10 @@ def number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return rounded(value, 4)
     return shorten(str(value))
 
 
 def signed(value: float) -> str:
     """A change: three significant digits behind its sign."""
-    return f"{value:+,.0f}" if abs(value) >= 1000 else f"{value:+.3g}"
+    return rounded(value, sign="+")

@@ -19,7 +19,7 @@ from fineserve_shapes.htmlreport.cells import number
 from fineserve_shapes.htmlreport.configuration import configuration, parted, side_by_side, slo_words
 from fineserve_shapes.htmlreport.differing import LEGEND, Table, labels_of
 from fineserve_shapes.htmlreport.source import RunData
-from fineserve_shapes.measure.capacitytext import answer_line
+from fineserve_shapes.measure.capacitytext import answer_line, step_line
 from fineserve_shapes.measure.steady import throughput
 from fineserve_shapes.measure.summary import rates
 from fineserve_shapes.text import MAX_CHARS, shorten
@@ -90,7 +90,13 @@ def render(runs: Sequence[RunData], table: Table | None = None) -> str:
         metrics=figures.METRICS,
         comparisons=[(label, run.burstiness) for label, run in zip(labels, runs, strict=True) if run.burstiness],
         capacities=[
-            (label, answer_line(found), _step_columns(found["steps"]), found["steps"])
+            (
+                label,
+                answer_line(found),
+                _step_columns(found["steps"]),
+                found["steps"],
+                [step_line(step, number) for number, step in enumerate(found["steps"], 1)],
+            )
             for label, run in zip(labels, runs, strict=True)
             if (found := run.capacity) is not None
         ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fineserve_shapes.rounding import or_dash
+
 _COLUMNS = (
     ("arrivals", "arrivals", 10),
     ("fidelity", "verdict", 10),
@@ -37,9 +39,9 @@ def _taken_line(run: Mapping[str, Any], first: str) -> str:
     sure = ""
     if low is not None and high is not None:
         bounds = (low, high) if taken >= 0 else (-high, -low)
-        sure = f" (between {_number(bounds[0])} and {_number(bounds[1])}, 95% confidence)"
+        sure = f" (between {or_dash(bounds[0])} and {or_dash(bounds[1])}, 95% confidence)"
     return (
-        f"{run['arrivals']}: {_number(abs(taken))} good requests/s {more} than {first}, of {_number(run['rate_rps'])}"
+        f"{run['arrivals']}: {or_dash(abs(taken))} good requests/s {more} than {first}, of {or_dash(run['rate_rps'])}"
         f" requests/s{sure}"
     )
 
@@ -47,10 +49,4 @@ def _taken_line(run: Mapping[str, Any], first: str) -> str:
 def _cell(name: str, value: Any) -> str:
     if name == "good_share" and value is not None:
         return f"{value:.2%}"
-    return value if isinstance(value, str) else _number(value)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return value if isinstance(value, str) else or_dash(value)

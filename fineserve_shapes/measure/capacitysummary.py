@@ -39,7 +39,7 @@ def step_figures(
     decided: the step was interrupted, or there is no SLO); TTFT, TPOT and E2E; `goodput_rps` and `output_throughput` of the
     steady window, with `_low` and `_high`: what the share's interval makes of the rate, and 99 % by batch means.
     Where each stream of a mix has an SLO of its own: `stream`, the one that decided (None: requests in flight grow), whose
-    share that is, and `streams`, by name: `decision`, `slo_share`, `slo_share_low`, `slo_share_high`.
+    share that is, and `streams`, by name: `decision`, `why`, `slo_share`, `slo_share_low`, `slo_share_high`.
     """
     fidelity, ledger, goodput = summary["fidelity"], summary["ledger"], summary["goodput"]
     decided = decision is not None and decision.share is not None
@@ -69,6 +69,7 @@ def step_figures(
         "streams": {
             name: {
                 "decision": str(one.verdict),
+                "why": one.why,
                 "slo_share": one.share,
                 "slo_share_low": None if one.share is None else one.low,
                 "slo_share_high": None if one.share is None else one.high,
@@ -105,12 +106,13 @@ def capacity_figures(
 ) -> dict[str, Any]:
     """The answer so far.
 
-    `scale` and `rate_rps`: where the capacity most likely lies; `low`, `high` (with `_rps`): the highest scale that held
-    and the lowest that failed; None where there is none yet. `base_rps`: the workload's rate at scale 1. `slo`,
-    `slo_share`. `limited_by`: `server`, `client` or `range`; None while the search goes on, or where it was interrupted:
-    `finished` says so. `limiting_stream`: where each stream of a mix has an SLO of its own, the one by which the lowest
-    scale that failed did so; None where there is none, or where requests in flight grew. `knee_rps`: where TTFT p99 begins
-    to rise steeply. `requests`: sent in all. `steps`: see `step_figures`, in the order in which they were taken.
+    `scale` and `rate_rps`: where the capacity most likely lies; `low`, `high` (with `_rps`): the highest scale that
+    held and the lowest that failed; None where there is none yet. `base_rps`: the workload's rate at scale 1. `slo`:
+    None without one, and nothing in it where streams have different ones; `slo_share`. `limited_by`: `server`, `client`
+    or `range`; None while the search goes on, or where it was interrupted: `finished` says so. `limiting_stream`: where
+    each stream of a mix has an SLO of its own, the one by which the lowest scale that failed did so; None where there
+    is none, or where requests in flight grew. `knee_rps`: where TTFT p99 begins to rise steeply. `requests`: sent in
+    all. `steps`: see `step_figures`, in the order in which they were taken.
     """
     scales = {
         "scale": None if found is None else found.estimate,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fineserve_shapes.rounding import or_dash
+
 _COLUMNS = (
     ("scale", "scale", 8),
     ("requests/s", "rate_rps", 11),
@@ -28,11 +30,11 @@ _LIMITS = {
 
 def step_line(step: Mapping[str, Any], number: int) -> str:
     """What came of a step."""
-    rate = "" if step["rate_rps"] is None else f", {_number(step['rate_rps'])} requests/s"
-    told = f"step {number}: scale {_number(step['scale'])}{rate}"
+    rate = "" if step["rate_rps"] is None else f", {or_dash(step['rate_rps'])} requests/s"
+    told = f"step {number}: scale {or_dash(step['scale'])}{rate}"
     if step["decision"] is not None:
         return f"{told}: {step['decision']}: {step['why']} ({step['requests']:,} requests)"
-    return f"{told}: {step['requests']:,} requests, TTFT p99 {_number(step['p99_ttft_ms'])} ms"
+    return f"{told}: {step['requests']:,} requests, TTFT p99 {or_dash(step['p99_ttft_ms'])} ms"
 
 
 def capacity_lines(capacity: Mapping[str, Any]) -> list[str]:
@@ -48,23 +50,24 @@ def answer_line(capacity: Mapping[str, Any]) -> str:
     spent = f"{len(capacity['steps'])} steps, {capacity['requests']:,} requests"
     if capacity["slo"] is None:
         return f"sweep: {spent}; without an SLO there is no capacity (--slo)"
-    limits = [f"{name.removesuffix('_ms')} {_number(limit_ms)} ms" for name, limit_ms in capacity["slo"].items()]
+    limits = [f"{name.removesuffix('_ms')} {or_dash(limit_ms)} ms" for name, limit_ms in capacity["slo"].items()]
     wanted = f"{capacity['slo_share']:.4g} of the requests meet {', '.join(limits) or 'the SLO of their stream'}"
     limit = _LIMITS.get(capacity["limited_by"], "not finished: this is as far as it is known")
-    if capacity["limiting_stream"] is not None:
-        limit = f"{limit}, at the stream {capacity['limiting_stream']}"
     low, high = capacity["low"], capacity["high"]
+    failing = or_dash(high)
+    if capacity["limiting_stream"] is not None:
+        failing = f"{failing}, at which the stream {capacity['limiting_stream']} fails"
     if low is None and high is None:
         return f"capacity, where {wanted}: not known ({spent}; {limit})"
     if capacity["scale"] is None:
-        return f"capacity, where {wanted}: below scale {_number(high)} ({spent}; {limit})"
-    found = f"scale {_number(capacity['scale'])}"
+        return f"capacity, where {wanted}: below scale {failing} ({spent}; {limit})"
+    found = f"scale {or_dash(capacity['scale'])}"
     if capacity["rate_rps"] is not None:
-        found = f"{_number(capacity['rate_rps'])} requests/s, {found}"
+        found = f"{or_dash(capacity['rate_rps'])} requests/s, {found}"
     if high is None:
-        between = f"held up to scale {_number(low)}, and nothing higher failed"
+        between = f"held up to scale {or_dash(low)}, and nothing higher failed"
     else:
-        between = f"between scale {_number(low)} and {_number(high)}"
+        between = f"between scale {or_dash(low)} and {failing}"
     return f"capacity, where {wanted}: {found}; {between} ({spent}; {limit})"
 
 
@@ -73,10 +76,4 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:.2%}"
     if isinstance(value, str):
         return value
-    return f"{value:,}" if isinstance(value, int) else _number(value)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else or_dash(value)

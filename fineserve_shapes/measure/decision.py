@@ -14,6 +14,7 @@ from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.dependence import effective
 from fineserve_shapes.measure.saturation import growth
 from fineserve_shapes.measure.shares import lower, upper
+from fineserve_shapes.rounding import rounded
 
 LOOKS = (0.25, 0.5, 0.75, 1.0)
 """When a step is looked at, as shares of its longest duration without the warm-up."""
@@ -123,7 +124,7 @@ def decide(seen: Seen, slo_share: float, look: int, error: float = STEP_ERROR, w
     if high < slo_share:
         why, verdict = f"{share:.2%} met the SLO, at most {high:.2%}: less than {slo_share:.4g}", Verdict.FAILS
     elif grown is not None and grown.grows:
-        why = f"requests in flight grow by {grown.slope_rps:.3g} per second, at least {grown.low_rps:.3g}"
+        why = f"requests in flight grow by {rounded(grown.slope_rps)} per second, at least {rounded(grown.low_rps)}"
         verdict = Verdict.FAILS
     else:
         why = f"{share:.2%} met the SLO, between {low:.2%} and {high:.2%}"

@@ -38,19 +38,20 @@ def effective(marked: FloatArray, totals: FloatArray, confidence: float) -> floa
     beside what binds requests together do not show it, so neighbours are joined two by two down to 12 blocks, and the
     smallest size counts. It is never more than sum n.
 
-    It holds as far as the run shows what binds its requests: blocks of a twelfth of the run must be nearly independent
-    of each other, and a state of the server that the run never met is in no figure.
+    A single marked request shares its fate with no other: it is as little a sign of heaps as none. Else this holds as far
+    as the run shows what binds its requests: blocks of a twelfth of the run must be nearly independent of each other, and
+    a state of the server that the run never met is in no figure.
 
     References
     ----------
     Korn and Graubard, Survey Methodology 24 (1998), for shares near 0 or 1; Cochran, Sampling Techniques, 1977, ch. 9.
     """
     n = float(totals.sum())
+    if not _tells(float(marked.sum()), n):
+        return n
     found = n
     for m, size in _levels(marked, totals):
         p = float(m.sum()) / n
-        if not 0 < p < 1:
-            return n
         excess = max(float(_excess(m[np.newaxis], size, p)[0]), 1.0)
         student = 1 / student_over_normal(confidence, freedom(m - p * size))
         found = min(found, n / excess * student**2)
@@ -65,7 +66,7 @@ def dependent(marked: FloatArray, totals: FloatArray, false_alarms: float = FALS
     of false alarms is at most the one stated. The same counts give the same answer.
     """
     n, m = int(totals.sum()), int(marked.sum())
-    if not 0 < m < n or np.count_nonzero(totals) < 2:
+    if not _tells(m, n) or np.count_nonzero(totals) < 2:
         return False
     rng = np.random.default_rng(_SEED)
     seen = _score(marked[np.newaxis], totals, m / n)[0]
@@ -76,6 +77,11 @@ def dependent(marked: FloatArray, totals: FloatArray, false_alarms: float = FALS
         if 1 + reached > false_alarms * (1 + _BATCH * _BATCHES):
             return False  # whatever the rest would say
     return True
+
+
+def _tells(marked: float, of: float) -> bool:
+    """Whether there are requests that could share a fate: two that are marked, and two that are not."""
+    return 2 <= marked <= of - 2
 
 
 def _score(marked: FloatArray, totals: FloatArray, p: float) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fineserve_shapes.errors import InputError
@@ -12,6 +12,7 @@ from fineserve_shapes.measure.delivery import Delivery
 from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.totals import Totals, distribution, ms
+from fineserve_shapes.rounding import rounded
 
 SPREAD = "send fewer requests from each process, or start more workers (--processes)"
 STRAGGLERS = 1
@@ -54,6 +55,11 @@ class Limits:
         ):
             if not 0 <= share <= 1:
                 raise InputError(f"{flag} must lie between 0 and 1 (0 % and 100 %), got {share:g}")
+
+    @classmethod
+    def widest(cls, limits: Sequence[Limits]) -> Limits:
+        """What several streams keep within together: the widest of each of their bounds."""
+        return cls(**{bound.name: max(getattr(one, bound.name) for one in limits) for bound in fields(cls)})
 
 
 @dataclass(slots=True)
@@ -214,7 +220,7 @@ def _other_load(load: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 
 
 def _differs(name: str, asked: float, sent: float) -> str:
-    return f"the {name} of the load is {sent:.3g} where {asked:.3g} was asked for: {SPREAD}"
+    return f"the {name} of the load is {rounded(sent)} where {rounded(asked)} was asked for: {SPREAD}"
 
 
 def _late_reads(reads: Reads, totals: Totals, limits: Limits) -> Iterator[str]:
@@ -263,9 +269,9 @@ def _lengths(totals: Totals, limits: Limits) -> Iterator[str]:
          "answers end early unless the server ignores the end of sequence (--backend vllm)"),
     ):  # fmt: skip
         if asked and abs(tokens / asked - 1) > limits.lengths:
-            yield (f"the mean {what} length is {tokens / requests:.4g} tokens where {asked / requests:.4g} were asked for:"
-                   f" {advice}")  # fmt: skip
+            got, wanted = (rounded(each / requests, 4) for each in (tokens, asked))
+            yield f"the mean {what} length is {got} tokens where {wanted} were asked for: {advice}"
 
 
 def _ms(value_s: float | None) -> str:
-    return "?" if value_s is None else f"{1e3 * value_s:.3g} ms"
+    return "?" if value_s is None else f"{rounded(1e3 * value_s)} ms"

@@ -11,9 +11,10 @@ from fineserve_shapes.measure.thresholds import Check
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_xml(suite: str, checks: Sequence[Check], duration_s: float = 0.0) -> bytes:
+def junit_xml(suite: str, checks: Sequence[Check], duration_s: float = 0.0, run: str = "") -> bytes:
     """A test suite with a case for each check, as a UTF-8 document.
 
+    suite: its name, by which a CI system knows a check again the next time. run: its id, a property of the suite.
     duration_s: of the run, which is the suite's; a check itself takes no time. Characters that XML cannot hold become a
     question mark. Source of the form: the schema of Jenkins' xUnit plugin, which GitLab and others read too.
     """
@@ -21,6 +22,8 @@ def junit_xml(suite: str, checks: Sequence[Check], duration_s: float = 0.0) -> b
     counts = {"tests": str(len(checks)), "failures": str(failed), "errors": "0", "time": f"{duration_s:.3f}"}
     root = ElementTree.Element("testsuites", counts)
     inside = ElementTree.SubElement(root, "testsuite", {"name": _clean(suite), **counts, "skipped": "0"})
+    properties = ElementTree.SubElement(inside, "properties")
+    ElementTree.SubElement(properties, "property", {"name": "run", "value": _clean(run)})
     for check in checks:
         about = {"classname": _clean(suite), "name": _clean(check.name), "time": "0"}
         case = ElementTree.SubElement(inside, "testcase", about)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fineserve_shapes.rounding import rounded
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -31,7 +33,7 @@ class Progress:
         parts = [
             _clock(self.elapsed_s),
             f"{self.done:,} of {self.planned:,} done" if self.planned is not None else f"{self.done:,} done",
-            f"{self.rate_rps:.3g}/s",
+            f"{rounded(self.rate_rps)}/s",
             f"{self.in_flight:,} in flight",
         ]
         if self.ttft_p50_s is not None and self.ttft_p99_s is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fineserve_shapes.measure.burstinesstext import burstiness_lines
 from fineserve_shapes.measure.capacitytext import capacity_lines
+from fineserve_shapes.rounding import or_dash
 
 _LATENCY_ROWS = (
     ("TTFT", "ttft"),
@@ -31,8 +32,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     lines = [
         f"run {summary['run']}: {summary['mode']} against {summary['host']}, model {summary['model']}",
         (
-            f"plan {plan['fingerprint']}: {_count(plan['requests'])} requests over {_number(plan['span_s'])} s,"
-            f" {_number(plan['rate_rps'])} requests/s"
+            f"plan {plan['fingerprint']}: {_count(plan['requests'])} requests over {or_dash(plan['span_s'])} s,"
+            f" {or_dash(plan['rate_rps'])} requests/s"
         ),
         f"ledger: {ledger['planned']:,} planned = {' + '.join(ends)}" + (f"   ({', '.join(marks)})" if marks else ""),
         *(
@@ -42,7 +43,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         ),
         *_fidelity_lines(fidelity),
         (
-            f"done: {summary['completed']:,} requests in {_number(summary['duration'])} s, the drain included:"
+            f"done: {summary['completed']:,} requests in {or_dash(summary['duration'])} s, the drain included:"
             f" {_throughput(summary)}"
         ),
         *_token_lines(summary),
@@ -57,7 +58,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         values = [summary[f"{statistic}_{name}_ms"] for statistic in ("mean", "median", "p90", "p95", "p99")]
         values.append(summary.get(f"p99_{name}_bound_ms"))
         if values[0] is not None and not (name == "visible_ttft" and _all_visible(summary)):
-            lines.append(f"{title:<15}" + "".join(f"{_number(value):>10}" for value in values))
+            lines.append(f"{title:<15}" + "".join(f"{or_dash(value):>10}" for value in values))
     lines += _bound_lines(summary["bounds"])
     lines += [f"{'kept' if one['passed'] else 'MISSED'}: {one['message']}" for one in summary.get("checks", ())]
     for error in summary["errors"][:_MAX_ERRORS]:
@@ -84,12 +85,12 @@ def _stream_lines(streams: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells = (
             f"{stream['ledger']['planned']:,}",
             f"{stream['ledger']['ok']:,}",
-            _number(fidelity["asked"]["rate_rps"]),
-            _number(fidelity["delivered"]["rate_rps"]),
-            _number(fidelity["lag_p99_ms"]),
-            _number(stream["median_ttft_ms"]),
-            _number(stream["p99_ttft_ms"]),
-            _number(stream["median_tpot_ms"]),
+            or_dash(fidelity["asked"]["rate_rps"]),
+            or_dash(fidelity["delivered"]["rate_rps"]),
+            or_dash(fidelity["lag_p99_ms"]),
+            or_dash(stream["median_ttft_ms"]),
+            or_dash(stream["p99_ttft_ms"]),
+            or_dash(stream["median_tpot_ms"]),
             "-" if share is None else f"{share:.1%}",
             fidelity["verdict"] or "-",
         )
@@ -101,22 +102,22 @@ def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
     """Asked against delivered, and the verdict."""
     lines = [
         (
-            f"sent: {_number(fidelity['sent_rate_rps'])} requests/s; lag p50 {_number(fidelity['lag_p50_ms'])} ms,"
-            f" p99 {_number(fidelity['lag_p99_ms'])} ms, max {_number(fidelity['lag_max_ms'])} ms"
+            f"sent: {or_dash(fidelity['sent_rate_rps'])} requests/s; lag p50 {or_dash(fidelity['lag_p50_ms'])} ms,"
+            f" p99 {or_dash(fidelity['lag_p99_ms'])} ms, max {or_dash(fidelity['lag_max_ms'])} ms"
         )
     ]
     if fidelity["held"]:
         lines.append(
-            f"held back by --max-concurrency: {fidelity['held']:,} requests, p50 {_number(fidelity['held_p50_ms'])} ms,"
-            f" p99 {_number(fidelity['held_p99_ms'])} ms, max {_number(fidelity['held_max_ms'])} ms"
+            f"held back by --max-concurrency: {fidelity['held']:,} requests, p50 {or_dash(fidelity['held_p50_ms'])} ms,"
+            f" p99 {or_dash(fidelity['held_p99_ms'])} ms, max {or_dash(fidelity['held_max_ms'])} ms"
             " (not in lag; in figures from due)"
         )
     reads = fidelity["reads"]
     if reads["reads"]:
         lines.append(
-            f"read: tokens {_number(reads['delay_p50_ms'])} ms (p50), {_number(reads['delay_p99_ms'])} ms (p99) after they"
+            f"read: tokens {or_dash(reads['delay_p50_ms'])} ms (p50), {or_dash(reads['delay_p99_ms'])} ms (p99) after they"
             f" came, {reads['shared_share']:.1%} of the reads with several tokens of a stream; TTFT sure to within"
-            f" {_number(reads['first_unsure_p50_ms'])} ms, {_number(reads['first_unsure_p99_ms'])} ms (p99)"
+            f" {or_dash(reads['first_unsure_p50_ms'])} ms, {or_dash(reads['first_unsure_p99_ms'])} ms (p99)"
         )
     asked, delivered = fidelity["asked"], fidelity["delivered"]
     pairs = [("rate", "requests/s", asked["rate_rps"], delivered["rate_rps"]),
@@ -124,7 +125,7 @@ def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
              *((f"dispersion at {width} s", "", value, delivered["dispersion"][width])
                for width, value in asked["dispersion"].items())]  # fmt: skip
     shown = [
-        f"{name} {_number(left)} / {_number(right)}{' ' * bool(unit)}{unit}"
+        f"{name} {or_dash(left)} / {or_dash(right)}{' ' * bool(unit)}{unit}"
         for name, unit, left, right in pairs
         if left is not None
     ]
@@ -137,8 +138,8 @@ def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
 
 def _throughput(figures: Mapping[str, Any]) -> str:
     return (
-        f"{_number(figures['request_throughput'])} requests/s,"
-        f" {_number(figures['input_throughput'])} input and {_number(figures['output_throughput'])} output tokens/s"
+        f"{or_dash(figures['request_throughput'])} requests/s,"
+        f" {or_dash(figures['input_throughput'])} input and {or_dash(figures['output_throughput'])} output tokens/s"
     )
 
 
@@ -147,8 +148,8 @@ def _steady_lines(steady: Mapping[str, Any]) -> list[str]:
     if steady["request_throughput"] is None:
         return []
     line = (
-        f"steady, {_number(steady['start_s'])} to {_number(steady['end_s'])} s (the last due time):"
-        f" {_throughput(steady)}, {_number(steady['concurrency'])} in flight"
+        f"steady, {or_dash(steady['start_s'])} to {or_dash(steady['end_s'])} s (the last due time):"
+        f" {_throughput(steady)}, {or_dash(steady['concurrency'])} in flight"
     )
     return [line]
 
@@ -162,14 +163,14 @@ def _goodput_lines(goodput: Mapping[str, Any] | None) -> list[str]:
     if goodput is None:
         return []
     limits = ", ".join(
-        f"{name.removesuffix('_ms')} {_number(value)} ms" for name, value in (goodput["slo"] or {}).items()
+        f"{name.removesuffix('_ms')} {or_dash(value)} ms" for name, value in (goodput["slo"] or {}).items()
     )
     limits = limits or "the SLO of their stream"
     share = "" if goodput["share"] is None else f" ({goodput['share']:.1%})"
     rate = ""
     if goodput["rps"] is not None:
         rate = (
-            f"{_number(goodput['rps'])} requests/s, {_number(goodput['output_tps'])} output tokens/s (steady window); "
+            f"{or_dash(goodput['rps'])} requests/s, {or_dash(goodput['output_tps'])} output tokens/s (steady window); "
         )
     return [f"goodput: {rate}{goodput['good']:,} of {goodput['of']:,}{share} met {limits}"]
 
@@ -187,7 +188,7 @@ def _lines_of_server(server: Mapping[str, Any], who: str) -> list[str]:
         share = cached / server["prompt_tokens"]
         parts.append(f"{cached:,.0f} of {server['prompt_tokens']:,.0f} prompt tokens were cached ({share:.1%})")
     if (rate := server.get("draft_acceptance_rate")) is not None:
-        length = _number(server["mean_acceptance_length"])
+        length = or_dash(server["mean_acceptance_length"])
         parts.append(f"{rate:.1%} of draft tokens were accepted, {length} tokens a step")
     return [f"{who}: {'; '.join(parts)}"] if parts else []
 
@@ -215,12 +216,3 @@ def _bound_lines(bounds: Mapping[str, Any]) -> list[str]:
 
 def _count(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-def _number(value: float | None) -> str:
-    """Three or four significant digits, without an exponent."""
-    if value is None:
-        return "-"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -36,8 +36,8 @@ class Tally:
     """The figures of each stream and of all together, and the series.
 
     slo: what makes an answer good, of all streams or by stream. warmup_s: rows due before that time stay out of totals and
-    tails (their errors do not); the series has them. allowed_lag_s: see `Delivery`. names: of the streams. followers: see
-    `Follower`; none by default.
+    tails (their errors do not); the series has them. allowed_lag_s: see `Delivery`. names: of the streams.
+    allowed_lags_s: of each stream of a mix, where they have their own. followers: see `Follower`; none by default.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Tally:
         warmup_s: float = 0.0,
         allowed_lag_s: float = 0.0,
         names: Names | None = None,
+        allowed_lags_s: Sequence[float] = (),
     ) -> None:
         self.slo = slo or None
         self.warmup_s = warmup_s
@@ -53,7 +54,7 @@ class Tally:
         self.series = Series(self.slo, self.names)
         self.delivery = Delivery(allowed_lag_s)
         self.tails = Tails()
-        self._allowed_lag_s = allowed_lag_s
+        self._allowed_lags_s = tuple(allowed_lags_s) or (allowed_lag_s,) * len(self.names.names)
         self._streams: dict[int, StreamTally] = {}
         self.planned_in_warmup = 0
         self.followers: list[Follower] = []
@@ -71,7 +72,7 @@ class Tally:
                 slo,
                 self.warmup_s,
                 Tails() if own else self.tails,
-                Delivery(self._allowed_lag_s) if own else self.delivery,
+                Delivery(self._allowed_lags_s[stream]) if own else self.delivery,
             )
         return found
 

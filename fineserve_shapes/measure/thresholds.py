@@ -15,7 +15,7 @@ from fineserve_shapes.errors import InputError
 FLAG = "--threshold"
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-_FORM = re.compile(r"\s*([A-Za-z0-9_.]+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*(%?)\s*")
+_FORM = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*(%?)\s*")
 
 
 @dataclass(frozen=True, slots=True)

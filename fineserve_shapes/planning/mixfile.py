@@ -198,7 +198,7 @@ def _own(table: Mapping[str, Any], where: str, folder: Path, kind: str | None) -
         own[name] = _text(value, f"{where}: {key}")
         if name in _CHOICES and own[name] not in (_CHOICES[name] or ()):
             raise InputError(f"{where}: {key} is one of {', '.join(_CHOICES[name] or ())}, got {own[name]!r}")
-        if name in _PATHS and (path := folder / str(own[name])).exists():
+        if name in _PATHS and own[name] and (path := folder / str(own[name])).exists():
             own[name] = str(path.absolute())
     return own
 

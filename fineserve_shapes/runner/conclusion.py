@@ -139,7 +139,9 @@ def checked(summary: dict[str, Any], thresholds: Sequence[Threshold], junit: Pat
     summary["checks"] = [check.as_dict() for check in checks]
     if junit is not None:
         try:
-            junit.write_bytes(junit_xml(f"run {summary['run']}", checks, summary["duration"]))
+            junit.write_bytes(
+                junit_xml(f"fineserve {summary['mode']}", checks, summary["duration"], run=summary["run"])
+            )
         except OSError as error:
             logger.error("cannot write the checks to %s: %s (--junit)", junit, error.strerror)
     return all(check.passed for check in checks)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fineserve_shapes.arrays import IntArray
 from fineserve_shapes.measure.dispersion import BurstinessMeter
+from fineserve_shapes.rounding import rounded
 from fineserve_shapes.workload.block import Block
 from fineserve_shapes.workload.traces.survey import TraceSurvey, human_span
 
@@ -139,4 +140,4 @@ def text(report: dict[str, Any]) -> str:
 
 def figure(value: float | None) -> str:
     """Four digits, or a dash where there is no figure."""
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else rounded(value, 4)

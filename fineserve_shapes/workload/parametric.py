@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.rounding import rounded
 from fineserve_shapes.workload.arrivals import Arrivals, Modulated, Profile, Scaled
 from fineserve_shapes.workload.bursts import read_nb, with_bursts
 from fineserve_shapes.workload.extension import ModelSample, RepeatJitter
@@ -53,12 +54,11 @@ def open_parametric(options: ParametricOptions) -> Parametric:
         )
         mean, _ = nb.moments()
         rate_rps *= mean if fitted_to == "bursts" else 1.0
-        bursts = (
-            f"bursts of {nb_file.name}, {mean:.3g} requests each on average ({options.nb_mode}, gamma of {fitted_to})"
-        )
+        each = f"{rounded(mean)} requests each on average"
+        bursts = f"bursts of {nb_file.name}, {each} ({options.nb_mode}, gamma of {fitted_to})"
     line = (
         f"gamma windows of {gamma.name}: {len(windows)} over {windows.span_s / 3600:.4g} h, {how}; {bursts};"
-        f" mean rate {rate_rps:.4g}/s"
+        f" mean rate {rounded(rate_rps, 4)}/s"
     )
     identity: dict[str, object] = {
         "gamma": source_digest(gamma),

@@ -32,25 +32,34 @@ def replay_plan(
 
 
 def trace_plan(
-    trace: Trace, *, time_scale: float = 1.0, keep_fraction: float = 1.0, num_prompts: int | None = None
+    trace: Trace,
+    *,
+    time_scale: float = 1.0,
+    keep_fraction: float = 1.0,
+    num_prompts: int | None = None,
+    seed: int | None = None,
 ) -> Plan:
-    """The same for a trace that is open, whose survey the caller wants to log."""
+    """The same for a trace that is open, whose survey the caller wants to log, or which several plans share.
+
+    seed: of the spreading, and of what is kept; None takes that of the trace's options.
+    """
+    seed = trace.options.seed if seed is None else seed
 
     def source() -> Iterator[Block]:
-        for rows in trace.blocks():
+        for rows in trace.blocks(seed):
             # the plan numbers its requests itself
             zeros = np.zeros(len(rows), dtype=np.int64)
             yield Block(zeros, rows.time_s, rows.input_tokens, rows.output_tokens, zeros, rows.prefix)
 
     plan = Plan(
         source,
-        identity={"trace": trace.digest, "options": trace.options.identity()},
+        identity={"trace": trace.digest, "options": trace.options.identity() | {"seed": seed}},
         sized=trace.opening.complete and trace.size is None,
         size=trace.size,
         details=lambda: _details(trace),
     ).faster(time_scale)
     if keep_fraction != 1:
-        plan = plan.thinned(keep_fraction, trace.options.seed)
+        plan = plan.thinned(keep_fraction, seed)
     return plan if num_prompts is None else plan.limited(num_prompts)
 
 

@@ -190,6 +190,13 @@ def test_a_clear_case_is_decided_and_a_close_one_is_not(missed: float, verdict: 
     assert decision.low <= decision.share <= decision.high
 
 
+def test_one_request_that_nearly_missed_does_not_undo_a_step_that_holds():
+    totals, nearly = np.full(100, 2.0), np.zeros(100)
+    nearly[70] = 1.0
+    assert decide(Seen(totals, np.zeros(100), nearly), 0.9, 3) == decide(Seen(totals, np.zeros(100)), 0.9, 3)
+    assert decide(Seen(totals, nearly, nearly), 0.9, 3).verdict is Verdict.HOLDS
+
+
 def test_nothing_seen_decides_nothing():
     assert decide(Seen(np.zeros(10), np.zeros(10)), 0.9, 3).verdict == Verdict.UNDECIDED
 

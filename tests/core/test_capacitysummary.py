@@ -81,7 +81,9 @@ def test_the_stream_that_limits_a_mix_is_named():
     failed = {"decision": "fails", "stream": "code"}
     found = capacity(Capacity(1.0, 2.0, 1.5, "server", 3), step(1.0), step(4.0, decision="fails"), step(2.0, **failed))
     assert found["limiting_stream"] == "code"
-    assert "the server is the limit, at the stream code" in answer_line(found)
+    assert "between scale 1 and 2, at which the stream code fails (" in answer_line(found)
+    below = capacity(Capacity(None, 2.0, None, "client", 3), step(1.0), step(2.0, **failed))
+    assert "below scale 2, at which the stream code fails (2 steps" in answer_line(below)
     assert (
         capacity(Capacity(1.0, 4.0, 2.0, "server", 2), step(1.0), step(4.0, decision="fails"))["limiting_stream"]
         is None
@@ -96,6 +98,7 @@ def test_goodput_of_streams_with_slos_of_their_own_is_bounded_by_each():
     found = step_figures(summary, Tally(SLO), 1.0, 15.0, replace(shares["b"], stream="b"), shares)
     assert (found["goodput_low_rps"], found["goodput_high_rps"]) == pytest.approx((11.5, 13.0))
     assert (found["stream"], found["streams"]["a"]["slo_share_low"]) == ("b", 0.9)
+    assert found["streams"]["a"]["why"] == shares["a"].why
 
 
 def test_the_table_is_by_scale_and_fits_a_terminal():

@@ -75,6 +75,17 @@ def test_blocks_that_are_all_alike_are_worth_a_number_too():
     assert 0 < effective(np.ones(16), np.full(16, 5.0), 0.99) <= 80
 
 
+def test_a_single_marked_request_is_no_sign_of_heaps():
+    """Nor is a single one that is not marked: there is none with which it could share its fate."""
+    totals = np.array([1.0, 7.0, *[4.0] * 30])
+    for place in (0, 1, 5):
+        alone = np.zeros(32)
+        alone[place] = 1.0
+        for marked in (alone, totals - alone):
+            assert effective(marked, totals, 0.999) == totals.sum()
+            assert not dependent(marked, totals)
+
+
 @pytest.mark.parametrize("heap", [1, 5, 20])
 def test_requests_that_share_their_fate_are_worth_one(heap: int):
     """Heaps of k requests of one fate are worth 1/k as many requests, and never more than that by a tenth, on average."""

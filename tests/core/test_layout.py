@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "fineserve_shapes"
 
-GROUND = ("errors", "machine", "filenames", "shipped", "text", "arrays", "outcome", "timerfd", "timer")
+GROUND = ("errors", "machine", "filenames", "shipped", "text", "rounding", "arrays", "outcome", "timerfd", "timer")
 """Modules that any room may use; `timer` where there is gevent."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "measure": (),
     "simulator": (),
     "timer": (), "timerfd": (), "filenames": (), "machine": (), "shipped": (), "errors": (), "text": (), "arrays": (),
-    "outcome": (),
+    "outcome": (), "rounding": (),
 }  # fmt: skip
 """Each room, from the top, and the rooms below that it may import."""
 

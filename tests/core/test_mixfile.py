@@ -10,11 +10,14 @@ import pytest
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row, rows_of
+from fineserve_shapes.options import settings
+from fineserve_shapes.planning import mixing
 from fineserve_shapes.planning.mixfile import Mix, checked_mix, read_mix, seed_of
 from fineserve_shapes.planning.mixing import mixed
 from fineserve_shapes.shipped import SAMPLE_MIX, SAMPLE_TRACE
 from fineserve_shapes.streams import Stream
 from fineserve_shapes.values import Values
+from fineserve_shapes.workload.traces.trace import Trace, TraceOptions, open_trace
 
 MIX = """
 request_rate = 8
@@ -91,6 +94,19 @@ def test_a_stream_has_its_own_then_the_defaults_then_the_command_line(tmp_path: 
     assert "time_scale" not in {key for key, value in chat.own.items() if value}
     assert [stream.values.number("--rate") for stream in (chat, agents, old)] == [6.0, 2.0, None]
     assert chat.own["host"] == "http://a:1"
+
+
+def test_an_empty_text_is_no_value_of_a_path_either(tmp_path: Path):
+    """As on the command line: it takes back what the defaults say."""
+    text = """
+        [defaults]
+        kind = "poisson"
+        tokenizer = "some/model"
+        [streams.plain]
+        tokenizer = ""
+    """
+    (plain,) = read(written(tmp_path, text), values())
+    assert plain.values.text("--tokenizer") is None
 
 
 def test_the_command_lines_rate_is_divided_by_the_weights(tmp_path: Path):
@@ -175,6 +191,24 @@ def test_a_mix_can_be_written_in_python():
     assert mixed(Mix((stream,)), values()).plan.requests == 5
 
 
+def test_each_stream_is_judged_by_its_own_bounds_and_the_whole_by_the_widest(tmp_path: Path):
+    """Its own are those of its table, else the command line's."""
+    text = """
+        [defaults]
+        kind = "poisson"
+        [streams.chat]
+        [streams.batch]
+        max_lag = "1s"
+        max_length_error = "1"
+    """
+    given = values(max_lag="20ms", max_cv_error="0.2")
+    found = settings(given, 60.0, read(written(tmp_path, text), given))
+    chat, batch = found.limits_of_streams
+    assert (chat.lag_s, chat.lengths, chat.gap_cv) == (0.02, 0.1, 0.2)
+    assert (batch.lag_s, batch.lengths, batch.gap_cv) == (1.0, 1.0, 0.2)
+    assert found.limits == batch
+
+
 def test_the_shipped_mix_holds_the_four_classes():
     streams = read(SAMPLE_MIX, values())
     rows = by_stream(streams, values())
@@ -246,6 +280,38 @@ def test_without_an_end_a_mix_asks_for_one(tmp_path: Path):
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
     with pytest.raises(InputError, match=r"cannot read .*nosuch.toml: no such file or directory \(--mix\)"):
         read(tmp_path / "nosuch.toml", values())
+
+
+ALIKE = """
+    [defaults]
+    kind = "replay"
+    request_trace_csv = "trace.csv"
+    timestamp_unit = "s"
+    spread_within = 4
+    keep_fraction = 0.5
+    [streams.a]
+    [streams.b]
+    rate = 2
+    [streams.late]
+    start_at = 40
+"""
+
+
+def test_a_file_is_read_once_for_all_streams_that_read_it_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their seeds are their own: what is drawn is what it would be for each alone."""
+    opened: list[TraceOptions] = []
+
+    def counted(path: Path, options: TraceOptions) -> Trace:
+        opened.append(options)
+        return open_trace(path, options)
+
+    monkeypatch.setattr(mixing, "open_trace", counted)
+    streams = read(written(tmp_path, ALIKE), values())
+    found = by_stream(streams, values())
+    assert [one.start_at_s for one in opened] == [0.0, 40.0]
+    assert told(found["a"]) != told(found["b"])
+    for stream in streams:
+        assert told(by_stream((stream,), values())[stream.name]) == told(found[stream.name])
 
 
 SPLIT = """

@@ -116,3 +116,19 @@ def test_a_stream_without_an_slo_has_no_good_answers():
     assert slos.common is None
     assert Slos((Slo.parse("ttft=1s"),) * 2).common == Slo.parse("ttft=1s")
     assert not Slos((None, None))
+
+
+def test_a_lag_that_one_stream_allows_is_allowed_to_that_one_alone():
+    """Every other request of both left 0.2 s late, in the second after that in which it was due."""
+    tally = Tally(names=NAMES, allowed_lags_s=(0.01, 1.0, 0.01))
+    rows = [
+        record(10 * second + 9, stream=stream, sent_s=second + (1.1 if second % 2 else 0.9))
+        for second in range(40) for stream in (0, 1)
+    ]  # fmt: skip
+    taken = measurements(rows)
+    tally.plan(taken.records["stream"].astype(np.int64), taken.records["due_s"])
+    tally.add(taken)
+    tally.finish(40.0)
+    strict, lenient = (tally.of(stream).delivery.result() for stream in (0, 1))
+    assert lenient["delivered"]["dispersion"] == lenient["asked"]["dispersion"]
+    assert strict["delivered"]["dispersion"] != strict["asked"]["dispersion"]

@@ -20,6 +20,7 @@ SUMMARY = {
     "p99_tpot_ms": None,
     "goodput": {"share": 0.96, "rps": 9.6, "slo": {"ttft_ms": 500.0}},
     "fidelity": {"verdict": "valid", "lag_p99_ms": 1.5, "held": 0},
+    "streams": {"qwen-3.5": {"p99_ttft_ms": 250.0}},
 }
 
 
@@ -36,6 +37,7 @@ SUMMARY = {
         ("fidelity.lag_p99_ms<2", True),
         ("fidelity.held<=0", True),
         ("completed>=301", False),
+        ("streams.qwen-3.5.p99_ttft_ms<300", True),
     ],
 )
 def test_a_figure_is_held_against_its_limit(text: str, passed: bool):
@@ -83,11 +85,12 @@ def test_several_are_separated_by_commas_or_lines():
 
 def test_a_suite_has_a_case_for_each_check_and_its_failures():
     checks = [Threshold.parse(text).check(SUMMARY) for text in ("p99_ttft_ms<500", "completed>=300", "p99_tpot_ms<50")]
-    suite = ElementTree.fromstring(junit_xml("run r", checks, 12.5))[0]
+    suite = ElementTree.fromstring(junit_xml("fineserve poisson", checks, 12.5, "r"))[0]
     assert suite.attrib == {
-        "name": "run r", "tests": "3", "failures": "2", "errors": "0", "skipped": "0", "time": "12.500",
+        "name": "fineserve poisson", "tests": "3", "failures": "2", "errors": "0", "skipped": "0", "time": "12.500",
     }  # fmt: skip
-    assert [(case.get("name"), [failure.get("message") for failure in case]) for case in suite] == [
+    assert [one.attrib for one in suite.iter("property")] == [{"name": "run", "value": "r"}]
+    assert [(case.get("name"), [failure.get("message") for failure in case]) for case in suite.iter("testcase")] == [
         ("p99_ttft_ms<500", ["p99_ttft_ms is 500, < 500 was asked"]),
         ("completed>=300", []),
         ("p99_tpot_ms<50", ["p99_tpot_ms was not measured, < 50 was asked"]),
@@ -96,5 +99,5 @@ def test_a_suite_has_a_case_for_each_check_and_its_failures():
 
 @given(st.text(), st.text())
 def test_whatever_stands_in_a_name_the_document_can_be_read(suite: str, message: str):
-    document = ElementTree.fromstring(junit_xml(suite, [Check("x", False, None, message)]))
+    document = ElementTree.fromstring(junit_xml(suite, [Check("x", False, None, message)], run=suite))
     assert document[0].get("failures") == "1"

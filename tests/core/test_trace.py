@@ -1,26 +1,17 @@
-"""Reading recorded traces: columns, policies, formats, and what is said of what cannot be used."""
+"""Reading recorded traces: columns, policies, order and slices, and the law of it all."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import math
-from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from thorough import examples
-from traces import AZURE, DENSE, MINIMAL, MOONCAKE, PUBLISHED, read, real, rows
+from traces import MINIMAL, PUBLISHED, plainly, read, rows
 
 from fineserve_shapes.errors import InputError
-from fineserve_shapes.workload.sourcedigest import DIGEST_WHOLE_BYTES, source_digest
 from fineserve_shapes.workload.traces.trace import TraceOptions, open_trace
 
 # --- columns
@@ -178,128 +169,8 @@ def test_an_unsorted_long_file_names_the_row_and_the_command_that_sorts(write, r
         read(open_trace(path, chunk_rows=10, memory_rows=20))
 
 
-# --- formats
-
-
-@pytest.fixture
-def csv_text() -> str:
-    return "\n".join([PUBLISHED, *(f"{i + 1},{i % 4},0.1,{i * 1e5},Dense,<10B" for i in range(50))]) + "\n"
-
-
-def test_every_format_gives_the_same_rows(csv_text, tmp_path):
-    records = list(csv.DictReader(csv_text.splitlines()))
-    kinds = {"latency": float, "timestamp": float, "input_length": int, "output_length": int}
-    values = [{name: kinds.get(name, str)(value) for name, value in record.items()} for record in records]
-    (tmp_path / "t.csv").write_text(csv_text)
-    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(csv_text.encode()))
-    (tmp_path / "t.csv.zst").write_bytes(zstandard.compress(csv_text.encode()))
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in values))
-    pq.write_table(pa.Table.from_pylist(values), tmp_path / "t.parquet")
-    expected = rows(open_trace(tmp_path / "t.csv"))
-    assert len(expected) == 37
-    for name in ("t.csv.gz", "t.csv.zst", "t.jsonl", "t.parquet"):
-        for options in (TraceOptions(), TraceOptions(architecture="dense", scale="lt10B")):
-            trace = open_trace(tmp_path / name, options, chunk_rows=8)
-            assert rows(trace) == expected, name
-            assert trace.survey.dropped["below_one"] == 13
-
-
-def test_bom_crlf_quotes_blank_lines_and_float_lengths_are_read(tmp_path):
-    path = tmp_path / "t.csv"
-    path.write_bytes(b'\xef\xbb\xbf"timestamp",input_length,output_length\r\n"0","10",2.0\r\n\r\n1000, 30,4e0\r\n')
-    assert rows(open_trace(path)) == [(0.0, 10, 2), (1.0, 30, 4)]
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_a_truncated_compressed_file_is_an_error_and_no_shorter_trace(csv_text, tmp_path, suffix):
-    compress = gzip.compress if suffix == ".gz" else zstandard.compress
-    path = tmp_path / f"t.csv{suffix}"
-    path.write_bytes(compress(csv_text.encode())[:-30])
-    with pytest.raises(InputError, match="cannot be read, it may be damaged"):
-        open_trace(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("t.csv", b"", "the file is empty"),
-        ("t.jsonl", b"\n\n", "the file is empty"),
-        ("t.parquet", b"", "the file is empty"),
-        ("t.parquet", b"PAR1 nonsense", "cannot be read, it may be damaged"),
-        ("t.csv.gz", b"nonsense", "cannot be read, it may be damaged"),
-        ("t.csv", bytes(range(256)), "no header in UTF-8 text"),
-        ("t.csv", "timestamp,input_length\n".encode("utf-16"), "no header in UTF-8 text"),
-        ("t.csv", f"{MINIMAL}\n".encode(), "it has no rows below its header"),
-        ("t.csv", b"input_length,output_length,latency,timestamp,architecture,scale\n", "no rows below its header"),
-        ("t.csv", f"{MINIMAL}\n,1,1\n1,0,1\n".encode(), "none of its 2 rows can be used: 1 missing_timestamp, 1 below"),
-        ("t.csv", f"{MINIMAL}\n1,1,1\n\n2,ten,1\n".encode(), r"row 2 \(line 4\), column input_length: 'ten' is no number"),
-        ("t.csv", f'{MINIMAL}\n1,"1,000",1\n'.encode(), r"row 1 \(line 2\), column input_length: '1,000' is no number"),
-        ("t.csv", f"{MINIMAL}\n1,1,1\n2,1.5,1\n".encode(), r"row 2 \(line 3\), column input_length: 1.5 is no whole num"),
-        ("t.csv", f"{MINIMAL}\n1,1,inf\n".encode(), r"row 1 \(line 2\), column output_length: inf is no length"),
-        ("t.csv", f"{MINIMAL}\n1,1,1e30\n".encode(), r"row 1 \(line 2\), column output_length: 1e\+30 is no length"),
-        ("t.csv", f"{MINIMAL}\n1,,1\n".encode(), r"row 1 \(line 2\), column input_length: no value where each row must"),
-        ("t.csv", f"{MINIMAL}\n-inf,1,1\n".encode(), r"row 1 \(line 2\), column timestamp: -inf is no time"),
-        ("t.csv", f'{MINIMAL}\n1,1,"1\n'.encode(), "EOF inside string"),
-        ("t.csv", f"{MINIMAL}\n2023-01-01 00:00:00,1,1\nsoon,1,1\n".encode(), r"row 2 .*'soon' is no date-time"),
-        ("t.jsonl", b'{"timestamp":0,"input_length":1,"output_length":1}\n[1]\n', "line 2 is no JSON object"),
-        ("t.jsonl", b'{"timestamp":0,"input_length":1,"output_length":1}\n{"time', "line 2 is no JSON: "),
-        ("t.jsonl", b'{"timestamp":0,"input_length":true,"output_length":1}', r"row 1 \(line 1\), .*True is no number"),
-        ("t.txt", b"", "a trace is a file whose name ends in .csv, .csv.gz"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_read_has_a_message_of_one_line_that_names_the_place(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
-        open_trace(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_text_in_a_later_chunk_is_named_too(write):
-    path = write(MINIMAL, *(f"{i},1,1" for i in range(30)), "30,x,1", "y,1,1")
-    with pytest.raises(InputError, match=r"row 31 \(line 32\), column input_length: 'x' is no number"):
-        open_trace(path, chunk_rows=10)
-
-
-def test_a_text_column_of_a_parquet_file_is_no_number(tmp_path):
-    table = pa.table({"timestamp": [0, 1], "input_length": ["1", "2"], "output_length": [1, 2]})
-    pq.write_table(table, tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="column input_length holds string, not numbers"):
-        open_trace(tmp_path / "t.parquet")
-
-
-def test_a_missing_file_and_a_directory_are_errors(tmp_path):
-    with pytest.raises(InputError, match="there is no such file"):
-        open_trace(tmp_path / "nope.csv")
-    with pytest.raises(InputError, match="no file but a directory"):
-        open_trace(tmp_path)
-
-
-def test_the_digest_is_of_the_content(tmp_path):
-    for name, content in (("a", b"x"), ("b", b"x"), ("c", b"y")):
-        (tmp_path / name).write_bytes(content)
-    assert source_digest(tmp_path / "a") == source_digest(tmp_path / "b") != source_digest(tmp_path / "c")
-
-
-def test_the_digest_of_a_large_file_is_of_its_size_and_its_ends(tmp_path):
-    def sparse(name: str, size: int, at: int) -> str:
-        with (tmp_path / name).open("wb") as file:
-            file.truncate(size)
-            file.seek(at)
-            file.write(b"x")
-        return source_digest(tmp_path / name)
-
-    size = DIGEST_WHOLE_BYTES + 100
-    first = sparse("a", size, 0)
-    assert first == sparse("b", size, 0)
-    assert len({first, sparse("c", size, size - 1), sparse("d", size + 1, 0)}) == 3
-
-
 # --- laws
 
-
-Row = tuple[str, str, str]
 
 ROWS = st.lists(
     st.tuples(
@@ -318,36 +189,6 @@ OPTIONS = st.builds(
     duration_s=st.sampled_from([None, 0.02]),
     timestamp_unit=st.just("ms"),
 )
-
-
-def plainly(trace_rows: Sequence[Row], options: TraceOptions) -> tuple[list[tuple[float, int, int]], Counter[str]]:
-    """The same by the plain csv way: one row after the other."""
-    reasons: Counter[str] = Counter()
-    kept = []
-    for time, input_text, output_text in trace_rows:
-        inputs, outputs = int(input_text), int(output_text)
-        if time == "":
-            reasons["missing_timestamp"] += 1
-            continue
-        if inputs < 1 or outputs < 1:
-            if options.below_one == "drop":
-                reasons["below_one"] += 1
-                continue
-            inputs, outputs = max(inputs, 1), max(outputs, 1)
-        if options.max_model_len is not None and inputs + outputs > options.max_model_len:
-            if options.beyond_max_model_len == "drop":
-                reasons["beyond_max_model_len"] += 1
-                continue
-            inputs = min(inputs, options.max_model_len - 1)
-            outputs = min(outputs, options.max_model_len - inputs)
-        kept.append((float(time), inputs, outputs))
-    kept.sort(key=lambda row: row[0])
-    per_second = {"ms": 1e3, "us": 1e6}[options.timestamp_unit]
-    timed = [((time - kept[0][0]) / per_second - options.start_at_s, *lengths) for time, *lengths in kept]
-    end_s = math.inf if options.duration_s is None else options.duration_s
-    inside = [row for row in timed if 0 <= row[0] < end_s]
-    reasons["outside_slice"] = len(timed) - len(inside)
-    return inside, reasons
 
 
 @given(ROWS, OPTIONS, st.integers(1, 70), st.sampled_from([3, 1000]))
@@ -374,52 +215,3 @@ def test_any_trace_is_what_the_plain_way_makes_of_it_and_every_row_is_counted(
     assert survey.rows == survey.kept + survey.filtered + survey.outside_slice + sum(survey.dropped.values())
     assert {reason: reasons[reason] for reason in survey.dropped} == survey.dropped
     assert survey.outside_slice == reasons["outside_slice"]
-
-
-# --- the real ones
-
-
-@pytest.mark.realdata
-@real(DENSE)
-def test_the_published_trace_spans_8_hours_and_accounts_for_every_row():
-    trace = open_trace(DENSE)
-    survey = trace.survey
-    assert (survey.rows, survey.kept) == (27_466, 21_043)
-    assert survey.dropped == {"missing_timestamp": 6350, "below_one": 73, "beyond_max_model_len": 0}
-    assert "27,466 rows, dropped 6,350 missing_timestamp, 73 below_one" in survey.line()
-    assert "span 8.0 h, mean rate 0.7307/s; timestamps: us (the published FineServe form)" in survey.line()
-    assert survey.warnings == ()
-
-
-@pytest.mark.realdata
-@real(DENSE)
-def test_the_published_trace_read_in_milliseconds_is_warned_of():
-    assert "--timestamp-unit" in open_trace(DENSE, TraceOptions(timestamp_unit="ms")).survey.warnings[0]
-
-
-@pytest.mark.realdata
-@real(DENSE)
-@pytest.mark.parametrize("options", [{}, {"max_model_len": 4096, "below_one": "clamp", "start_at_s": 3600.0}])
-def test_the_published_trace_is_what_the_plain_way_makes_of_it(options):
-    with DENSE.open(newline="") as file:
-        records = [(row["timestamp"], row["input_length"], row["output_length"]) for row in csv.DictReader(file)]
-    expected, reasons = plainly(records, TraceOptions(timestamp_unit="us", **options))
-    trace = open_trace(DENSE, TraceOptions(**options), chunk_rows=1000)
-    assert rows(trace) == expected
-    assert trace.survey.dropped["missing_timestamp"] == reasons["missing_timestamp"]
-    assert trace.survey.dropped["below_one"] == reasons["below_one"]
-
-
-@pytest.mark.realdata
-@real(AZURE)
-def test_the_azure_sample_needs_no_flag():
-    survey = open_trace(AZURE).survey
-    assert (survey.rows, survey.kept) == (8819, 8819)
-    assert survey.span_s == pytest.approx(3435.948056, abs=1e-6)
-
-
-@pytest.mark.realdata
-@real(MOONCAKE)
-def test_the_mooncake_sample_needs_no_flag():
-    survey = open_trace(MOONCAKE).survey
-    assert (survey.rows, survey.kept, survey.span_s) == (3000, 3000, 987.0)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fineserve_shapes.arrays import FloatArray
+from fineserve_shapes.rounding import rounded
 from fineserve_shapes.workload.traces.timestamps import TimestampUnit
 
 DROP_REASONS = ("missing_timestamp", "below_one", "beyond_max_model_len")
@@ -74,7 +75,7 @@ class TraceSurvey:
             named = [f"{rows:,} {reason}" for reason, rows in reasons.items() if rows]
             if named:
                 counts += f", {title} {', '.join(named)}"
-        rate = "" if self.rate_rps is None else f", mean rate {self.rate_rps:.4g}/s"
+        rate = "" if self.rate_rps is None else f", mean rate {rounded(self.rate_rps, 4)}/s"
         blocks = "" if self.prefix_block_tokens is None else f"; shared blocks of {self.prefix_block_tokens} tokens"
         return (
             f"trace {self.name}: {counts}; {self.kept:,} kept, span {human_span(self.span_s)}{rate};"
@@ -177,7 +178,7 @@ class RowTally:
             return ()
         busy = f" ({busy_rps:,.0f} in each second that has any)" if busy_rps >= high > rate_rps else ""
         warning = (
-            f"read in {unit.name}, the trace spans {human_span(self.clean_span_s)} at a mean rate of {rate_rps:.3g}/s"
+            f"read in {unit.name}, the trace spans {human_span(self.clean_span_s)} at a mean rate of {rounded(rate_rps)}/s"
             f"{busy}, which is hardly what was recorded: check the unit of its timestamps"
             " (--timestamp-unit s, ms, us or ns)"
         )
@@ -193,4 +194,4 @@ def human_span(seconds: float) -> str:
     for name, length_s in (("days", 2 * 86_400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= length_s:
             return f"{seconds / min(length_s, 86_400.0):.1f} {name}"
-    return f"{seconds:.3g} s"
+    return f"{rounded(seconds)} s"

@@ -71,16 +71,16 @@ class Trace:
         if self._survey is None:
             self._survey = survey
 
-    def blocks(self) -> Iterator[Columns]:
+    def blocks(self, seed: int | None = None) -> Iterator[Columns]:
         """The kept rows in ascending time, chunk by chunk; each call starts anew.
 
-        Times are trace seconds from the start of the slice, spread and capped as the options say. Raises InputError
-        where a long file turns out to be unsorted or damaged.
+        Times are trace seconds from the start of the slice, spread and capped as the options say. seed: of the
+        spreading; None takes the options'. Raises InputError where a long file turns out to be unsorted or damaged.
         """
-        options = self.options
+        options, seed = self.options, self.options.seed if seed is None else seed
         chunks = self._streamed(past_slice=False) if self._held is None else pieces(self._held, self._chunk_rows)
         if options.spread_within_s is not None:
-            chunks = spread(chunks, options.spread_within_s, np.random.default_rng(options.seed), options.duration_s)
+            chunks = spread(chunks, options.spread_within_s, np.random.default_rng(seed), options.duration_s)
         if options.max_gap_s is not None:
             chunks = cap_gaps(chunks, options.max_gap_s)
         return chunks

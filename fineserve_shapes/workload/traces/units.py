@@ -6,6 +6,7 @@ import numpy as np
 
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.errors import InputError
+from fineserve_shapes.rounding import rounded
 from fineserve_shapes.workload.traces.forms import Form, TraceColumns, form_of
 from fineserve_shapes.workload.traces.survey import PLAUSIBLE_RATE_RPS, human_span
 from fineserve_shapes.workload.traces.timestamps import (
@@ -80,7 +81,7 @@ def _contrary(form: Form, ticks: FloatArray) -> str | None:
     span_s = float(np.ptp(ticks)) / PER_SECOND["us"]
     if not span_s or len(ticks) / span_s < PLAUSIBLE_RATE_RPS[1]:
         return None
-    return f"{contrary}, and {len(ticks) / span_s:.3g} requests a second are hardly what was recorded"
+    return f"{contrary}, and {rounded(len(ticks) / span_s)} requests a second are hardly what was recorded"
 
 
 def _since_1970(ticks: FloatArray) -> str | None:
