@@ -13,7 +13,9 @@ from fineserve_shapes.measure.histogram import Histogram
 from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.totals import Totals, distribution, ms
 
-SPREAD = "send fewer requests from each process, or start more workers (--processes)"
+SPREAD = (
+    "send fewer requests from each process, start more workers (--processes), or keep other programs off their cores"
+)
 STRAGGLERS = 1
 """So many values above a bound on p99 are passed over, however few there are: in a short run one is no p99."""
 SHARED_READS = 3
@@ -268,4 +270,6 @@ def _lengths(totals: Totals, limits: Limits) -> Iterator[str]:
 
 
 def _ms(value_s: float | None) -> str:
-    return "?" if value_s is None else f"{1e3 * value_s:.3g} ms"
+    if value_s is None:
+        return "?"
+    return f"{1e3 * value_s:,.0f} ms" if value_s >= 1 else f"{1e3 * value_s:.3g} ms"
