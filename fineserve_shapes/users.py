@@ -148,6 +148,7 @@ class OpenAIUser(ArrivalUser):
     """Whose requests this instance sends; from `open` on."""
 
     _reactor: Reactor | None = None
+    _context_tokens: int | None = None
     _router: Router
     _retry: Retry429
     _template: BodyTemplate
@@ -165,8 +166,12 @@ class OpenAIUser(ArrivalUser):
         self._streams = streams({"stream": not values.switch("--disable-stream")} | extra)
         routes = [self._route(host, values) for host in hosts]
         model = self._model(values, extra, routes[0].server, deadlines.connect_s)
-        for route in routes[1:]:
+        others = [
             self._model(values, {**extra, "model": model.name}, route.server, deadlines.connect_s)
+            for route in routes[1:]
+        ]
+        contexts = [found.max_model_len for found in (model, *others) if found.max_model_len is not None]
+        self._context_tokens = min(contexts, default=None)
         backend = values.text("--backend") or "vllm"
         fields = body_fields(
             model.name,
@@ -237,6 +242,9 @@ class OpenAIUser(ArrivalUser):
 
     def perform(self, request: PlannedRequest) -> Result:
         """POST the request and read the answer."""
+        asked_tokens = request.input_tokens + request.output_tokens
+        if self._context_tokens is not None and asked_tokens > self._context_tokens:
+            self._tell_of_the_context(request, self._context_tokens)
         body = self.body(request)
         client, path = self._router.way(request.position, request.prefix)
         attempts = 0
@@ -333,6 +341,15 @@ class OpenAIUser(ArrivalUser):
             logger.warning("%s is not used: requests go straight to %s", " or ".join(proxies), target.authority)
         if insecure and target.tls:
             logger.warning("the certificate of %s is not verified (--insecure)", target.authority)
+
+    def _tell_of_the_context(self, request: PlannedRequest, context_tokens: int) -> None:
+        """Say once that the plan has requests which the model cannot hold."""
+        self._context_tokens = None
+        logger.warning(
+            "request %s asks for %d tokens and has a prompt of %d: together more than the model's context of %d, so that"
+            " the server may refuse it and others like it (--max-model-len %d cuts them)",
+            request.id, request.output_tokens, request.input_tokens, context_tokens, context_tokens,
+        )  # fmt: skip
 
     def _form(self, asked: str, backend: str) -> Form:
         if self.api is Api.CHAT:

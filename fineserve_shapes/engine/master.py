@@ -249,7 +249,8 @@ class Master:
         for name, process in [*run.workers.items(), ("the master", run.master)]:
             if (late_s := self._strain.excess_s(name, process.loop_delay, now_s)) is not None:
                 logger.warning("%s cannot keep up: its event loop has been late by %.0f ms on average for some seconds,"
-                               " so that requests leave late", name, 1e3 * late_s)  # fmt: skip
+                               " so that requests leave late: it has too much to do, or other programs have its core",
+                               name, 1e3 * late_s)  # fmt: skip
 
     def _welcome(self, run: Run, worker: str) -> None:
         assert run.start_s is not None

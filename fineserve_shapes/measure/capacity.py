@@ -89,9 +89,9 @@ class Search:
             raise ValueError("the search is over")
         self._steps += 1
         if decision.verdict is Verdict.INVALID:
-            if self._repeated:
-                self._limit, self.next_scale = "client", None
-            self._repeated = True
+            self._repeated = not self._repeated
+            if not self._repeated:
+                self._give_up()
             if self.next_scale is not None and self._steps >= self._most_steps:
                 self.stop()
             return
@@ -110,6 +110,10 @@ class Search:
         self.next_scale = self._choose()
         if self.next_scale is not None and self._steps >= self._most_steps:
             self.stop()
+
+    def _give_up(self) -> None:
+        """The load at `next_scale` could not be delivered twice."""
+        self._limit, self.next_scale = "client", None
 
     def stop(self) -> None:
         """Take no further step; without a bound on either side what was tried is the limit."""

@@ -23,7 +23,7 @@ _COLUMNS = (
 )
 _LIMITS = {
     "server": "the server is the limit",
-    "client": "the client is the limit: a load could not be delivered twice (spread it over more processes)",
+    "client": "the client is the limit: a load could not be delivered twice (the reason stands with its steps)",
     "range": "what was to be tried is the limit",
 }
 

@@ -14,7 +14,9 @@ from fineserve_shapes.measure.reads import Reads
 from fineserve_shapes.measure.totals import Totals, distribution, ms
 from fineserve_shapes.rounding import rounded
 
-SPREAD = "send fewer requests from each process, or start more workers (--processes)"
+SPREAD = (
+    "send fewer requests from each process, start more workers (--processes), or keep other programs off their cores"
+)
 STRAGGLERS = 1
 """So many values above a bound on p99 are passed over, however few there are: in a short run one is no p99."""
 SHARED_READS = 3

@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from fineserve_shapes.arrays import BoolArray, FloatArray, IntArray
 from fineserve_shapes.measure import records
+from fineserve_shapes.measure.errorkinds import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.histogram import BUCKETS, Histogram, places
 from fineserve_shapes.outcome import OK, OUTCOMES
 
-MAX_ERROR_KINDS = 200
 MAX_ERROR_CHARS = 400
-OTHER_ERRORS = "other errors"
 EARLIEST_S = -60.0
 """Nothing is measured earlier than that before a run begins."""
 _MOMENTS = ("due_s", "sent_s", "first_token_s", "first_visible_s", "last_token_s", "end_s")

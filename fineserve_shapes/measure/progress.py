@@ -31,7 +31,7 @@ class Progress:
     def line(self) -> str:
         """`0:42  210 of 500 done  5.0/s  12 in flight  TTFT p50 120 ms p99 300 ms  0 failed  0:58 left`."""
         parts = [
-            _clock(self.elapsed_s),
+            clock(self.elapsed_s),
             f"{self.done:,} of {self.planned:,} done" if self.planned is not None else f"{self.done:,} done",
             f"{rounded(self.rate_rps)}/s",
             f"{self.in_flight:,} in flight",
@@ -41,11 +41,12 @@ class Progress:
         parts += [f"{self.failed:,} failed", *(f"{count:,} {outcome}" for outcome, count in self.aside.items())]
         if self.end_s is not None:
             left_s = self.end_s - self.elapsed_s
-            parts.append(f"{_clock(left_s)} left" if left_s > 0 else "waiting for the last answers")
+            parts.append(f"{clock(left_s)} left" if left_s > 0 else "waiting for the last answers")
         return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """`0:42`, `1:01:40`."""
     minutes, second = divmod(max(int(seconds), 0), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

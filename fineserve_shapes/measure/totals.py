@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fineserve_shapes.measure import records
+from fineserve_shapes.measure.errorkinds import ErrorKinds
 from fineserve_shapes.measure.histogram import Histogram
-from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.outcome import FAILURES, OK, OUTCOMES, Outcome
 
@@ -34,6 +34,7 @@ class Totals:
         self.held = Histogram()  # requests that were held back, by how long
         self.retried_requests: list[int] = []  # the first MAX_LISTED of them
         self.errors: Errors = Counter()
+        self._kinds = ErrorKinds()
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.input_tokens = 0
         self.output_tokens = 0
@@ -92,12 +93,10 @@ class Totals:
         self.asked_input_tokens += int(told["asked_input"].sum())
 
     def add_errors(self, errors: Errors) -> None:
-        """Fold in counts by (outcome, text), those of failures; beyond some hundred kinds they go under one heading."""
-        for error, count in errors.items():
-            if error[0] not in FAILURES:
-                continue
-            known = error in self.errors or len(self.errors) < MAX_ERROR_KINDS
-            self.errors[error if known else (error[0], OTHER_ERRORS)] += count
+        """Fold in counts by (outcome, text), those of failures, by the kinds that `ErrorKinds` tells apart."""
+        for (outcome, text), count in errors.items():
+            if outcome in FAILURES:
+                self.errors[outcome, self._kinds.name(outcome, text)] += count
 
     def merge(self, other: Totals) -> None:
         """Add another's requests."""

@@ -150,7 +150,7 @@ class Conductor:
             if run.log is not None:
                 run.log.close(b"{}")  # it has been opened
             raise
-        logger.info("plan %s: %s requests over %s s; run %s", plan.fingerprint, plan.requests, plan.span_s, run.id)
+        logger.info("plan %s: %s; run %s", plan.fingerprint, _extent(plan), run.id)
         self._current = planned
         files = planned.settings.request_log, planned.output_file, self._observers.report_file, planned.junit
         for path in (*files, *planned.tables):
@@ -187,6 +187,10 @@ class Conductor:
 
     def _finish(self, run: Run, planned: Planned) -> None:
         deserted = not self._master.connected
+        if run.in_flight and planned.drain_timeout_s:
+            way = "; Ctrl-C cancels them" if self._environment.parsed_options.headless else ""
+            logger.info("stopping: %s requests in flight have up to %g s to end (--drain-timeout)%s", f"{run.in_flight:,}",
+                        planned.drain_timeout_s, way)  # fmt: skip
         self._master.drain(planned.drain_timeout_s)
         if self._progress is not None:
             self._progress.stop()
@@ -240,3 +244,9 @@ class Conductor:
             )
             if planned.values.switch("--fail-if-invalid") and planned.step.final:
                 environment.process_exit_code = EXIT_INVALID
+
+
+def _extent(plan: Plan) -> str:
+    """How much is planned, as far as it is known before."""
+    requests = "requests" if plan.requests is None else f"{plan.requests:,} requests"
+    return requests if plan.span_s is None else f"{requests} over {plan.span_s:.4g} s"

@@ -85,6 +85,6 @@ def progress_of(run: Run, plan: Plan) -> str | None:
         failed=failed(ledger),
         ttft_p50_s=ttft.quantile(0.5),
         ttft_p99_s=ttft.quantile(0.99),
-        end_s=plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
+        end_s=now_s if run.stopping else plan.span_s if run.settings.run_time_s is None else run.settings.run_time_s,
         aside={outcome: ledger[outcome] for outcome in ASIDE if ledger[outcome]},
     ).line()

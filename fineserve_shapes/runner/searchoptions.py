@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.measure.capacity import Search
 from fineserve_shapes.measure.decision import checked_share, fewest
+from fineserve_shapes.measure.progress import clock
 from fineserve_shapes.measure.slo import Slo, Slos
 from fineserve_shapes.measure.sweep import Sweep
 from fineserve_shapes.runner.searching import Cut, Searching, Sought
 from fineserve_shapes.values import Values
 from fineserve_shapes.workload.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 MISSES = 50
 """A step has so many requests by default that the SLO allows so many of them to miss."""
@@ -95,5 +100,18 @@ def searching(asked: SearchOptions, plan: Plan, cut: Cut) -> Searching:
         Sweep(asked.slo_share, scales) if scales
         else Search(asked.slo_share, asked.start_scale, asked.min_scale, asked.max_scale, most_steps=asked.max_steps)
     )  # fmt: skip
+    logger.info("%s", _foretold(asked, scales, plan, cut))
     sought = Sought(asked.slo, asked.slo_share, asked.settle_s, asked.workload, early=not scales, streams=asked.streams)
     return Searching(sought, search, plan, cut)
+
+
+def _foretold(asked: SearchOptions, scales: Sequence[float], plan: Plan, cut: Cut) -> str:
+    """How long it will take, for who has to wait. Raises InputError where a step cannot be made."""
+    if scales:
+        spans_s = [cut(plan.faster(scale))[0].span_s or 0.0 for scale in scales]
+        return f"a sweep of {len(scales)} steps, {clock(sum(spans_s))} in all and what answers take to end after each"
+    step, _ = cut(plan.faster(asked.start_scale))
+    return (
+        f"a search: {step.requests or 0:,} requests a step at most, {clock(step.span_s or 0.0)} at the first scale; clear"
+        f" steps end after a quarter, the search after {asked.max_steps} steps at most"
+    )

@@ -11,7 +11,7 @@ from locust.stats import StatsEntry
 
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.measure import records
-from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
+from fineserve_shapes.measure.errorkinds import ErrorKinds
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.measure.records import Records
 from fineserve_shapes.outcome import OK, Outcome
@@ -29,7 +29,7 @@ class LocustStatistics:
     def __init__(self, environment: Environment, names: Names) -> None:
         self._environment = environment
         self._names = names
-        self._kinds: set[str] = set()
+        self._kinds = ErrorKinds()
 
     def request(self, name: tuple[str, str], request: PlannedRequest, result: Result) -> None:
         """One request event per request that was answered or failed, so that RPS, failures and Aggregated are true.
@@ -64,12 +64,8 @@ class LocustStatistics:
         return f"{self._names.of(stream)} {name}" if self._names.mixed else name
 
     def _kind(self, result: Result) -> str:
-        """What Locust's failures tab shows: it keeps every distinct text, so their number is bounded."""
-        text = f"{result.outcome}: {shorten(result.error or '')}"
-        if text not in self._kinds and len(self._kinds) >= MAX_ERROR_KINDS:
-            text = f"{result.outcome}: {OTHER_ERRORS}"
-        self._kinds.add(text)
-        return text
+        """What Locust's failures tab shows: it has a row for every distinct text."""
+        return f"{result.outcome}: {self._kinds.name(result.outcome, shorten(result.error or ''))}"
 
     def _log(self, metric: str, values: FloatArray) -> None:
         """Add values to a METRIC row, as `StatsEntry.log` does one by one: not as requests, which count in the totals."""

@@ -150,6 +150,24 @@ def test_a_sweep_in_which_a_lower_scale_failed_is_bounded_by_that():
     assert (sweep.capacity.low, sweep.capacity.high) == (1, 2)
 
 
+def test_a_load_that_cannot_be_delivered_twice_does_not_end_a_sweep():
+    """What was in its way, another program say, may be gone at the next scale."""
+    sweep, tried = Sweep(0.9, [1, 2, 3]), []
+    for decision in (INVALID, HOLDS, INVALID, INVALID, INVALID, INVALID):
+        tried.append(sweep.next_scale)
+        sweep.take(decision)
+    assert tried == [1, 1, 2, 2, 3, 3]
+    assert sweep.next_scale is None
+    assert sweep.capacity == Capacity(1, None, 1, "client", 6)
+
+
+def test_between_bounds_the_server_is_the_limit_whatever_could_not_be_delivered():
+    sweep = Sweep(0.9, [1, 2, 3])
+    for decision in (HOLDS, INVALID, INVALID, FAILS):
+        sweep.take(decision)
+    assert (sweep.capacity.low, sweep.capacity.high, sweep.capacity.limited_by) == (1, 3, "server")
+
+
 def test_a_sweep_without_a_scale_is_refused():
     with pytest.raises(InputError, match="at least one scale"):
         Sweep(0.9, [])

@@ -9,10 +9,11 @@ import orjson
 import pytest
 from measured import by_name, measurements, record
 
+from fineserve_shapes.measure.errorkinds import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.fidelity import Accounts, Limits, judge
 from fineserve_shapes.measure.histogram import RELATIVE_ERROR
 from fineserve_shapes.measure.ledger import Ledgers
-from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS, Measurements, Outbox
+from fineserve_shapes.measure.measurements import Measurements, Outbox
 from fineserve_shapes.measure.slo import Slo
 from fineserve_shapes.measure.summary import summarise
 from fineserve_shapes.measure.summarytext import summary_text
@@ -202,7 +203,7 @@ def test_the_warm_up_is_in_the_ledger_and_in_no_figure():
 def test_a_thousand_messages_take_bounded_memory():
     outbox = Outbox()
     for index in range(1000):
-        outbox.add(by_name(record(index, "http_error", chunks=0)), np.empty(0), ("http_error", f"HTTP 500: {index}"))
+        outbox.add(by_name(record(index, "http_error", chunks=0)), np.empty(0), ("http_error", f"HTTP 500: no.{index}"))
     taken = outbox.take()
     assert taken is not None
     tally = Tally()

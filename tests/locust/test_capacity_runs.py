@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_a_sweep_takes_the_rates_that_it_is_told(tmp_path: Path):
     assert [step["decision"] for step in second["steps"]] == ["undecided"] * 2
     assert (second["scale"], second["slo"], second["limited_by"]) == (None, None, None)
     assert "without an SLO there is no capacity" in done.output
+    assert re.search(r"a sweep of 2 steps, 0:0[78] in all", done.output)
 
 
 def test_a_search_that_is_interrupted_says_how_far_it_came(tmp_path: Path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from runs import ROOT, cluster, outcomes, run_locust, summary_of
 
+from fineserve_shapes.simulator.process import SimulatorProcess
+
 POISSON, PARAMETRIC = (ROOT / "locustfiles" / name for name in ("poisson.py", "parametric.py"))
 SHORT = ("--input-length", "U(10,30)", "--output-length", "4")
 
@@ -33,6 +35,19 @@ def test_a_parametric_run_lasts_as_long_as_it_is_told_and_sends_what_is_due_by_t
     assert summary["mode"] == "parametric"
     assert summary["plan"]["requests"] == summary["ledger"]["planned"] > 100
     assert outcomes(summary) == {"ok": summary["ledger"]["planned"]}
+
+
+def test_requests_that_the_model_cannot_hold_are_told_once_with_the_way_out(tmp_path: Path) -> None:
+    """And what the server says of each is one kind of error, whatever lengths stand in it."""
+    with SimulatorProcess(ttft_ms=1, itl_ms=1, max_model_len=64) as server:
+        finished = run_locust(
+            tmp_path, "--host", server.url, "--request-rate", 50, "--num-prompts", 20, "--input-length", "U(70,99)",
+            "--output-length", 4, "--output-file", tmp_path / "s.json", file=POISSON,
+        )  # fmt: skip
+    summary = summary_of(tmp_path / "s.json")
+    assert finished.output.count("together more than the model's context of 64") == 1, finished.output
+    assert "--max-model-len 64 cuts them" in finished.output
+    assert [(error["outcome"], error["requests"]) for error in summary["errors"]] == [("http_error", 20)]
 
 
 def test_workers_share_one_plan_which_is_the_same_as_in_one_process(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from measured import record
 
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.leases.lease import Row
-from fineserve_shapes.measure.measurements import MAX_ERROR_KINDS, OTHER_ERRORS
+from fineserve_shapes.measure.errorkinds import MAX_ERROR_KINDS, OTHER_ERRORS
 from fineserve_shapes.measure.records import from_rows
 from fineserve_shapes.outcome import OUTCOMES
 from fineserve_shapes.runner.performer import UserPerformer
@@ -100,7 +100,7 @@ def test_a_warm_up_request_is_shown_nowhere_and_has_a_prompt_of_its_own():
 
 def test_kinds_of_failures_are_bounded_since_locust_keeps_each_for_ever():
     numbers = itertools.count()
-    performer, environment = opened(lambda request: ended("http_error", f"error {next(numbers)}"))
+    performer, environment = opened(lambda request: ended("http_error", f"error no.{next(numbers)}"))
     for _ in range(3 * MAX_ERROR_KINDS):
         performer.perform("run", ROW, "prompt 7")
     texts = [str(event["exception"]) for event in environment.events.request.fired]
