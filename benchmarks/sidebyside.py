@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pacedserver import PacedServer, Truth, compiler
-from benchmarks.processtree import cpu_s, peak_mb
+from benchmarks.processtree import cpu_s, end, peak_mb
 
 LOADS = "50x128,200x128,500x128,900x64"
 RUNS = 3
@@ -53,24 +53,31 @@ class Load:
     def answer_s(self) -> float:
         return 1e-3 * (self.ttft_ms + (self.tokens - 1) * self.gap_ms)
 
+    @property
+    def streams(self) -> float:
+        """At once, in the mean."""
+        return self.rate_rps * self.answer_s
+
     def __str__(self) -> str:
         return f"{self.rate_rps:g}/s x {self.tokens}"
 
 
 @dataclass(frozen=True)
 class Said:
-    """A client's own figures, milliseconds; NaN where it gives none. note: what else it says of the run."""
+    """A client's own figures, milliseconds; NaN where it gives none. note: what else it says of the run. tokens: of each
+    answer, as it counts them; without what it calls a failure, or 0 for it."""
 
     ttft_p50_ms: float = math.nan
     ttft_p99_ms: float = math.nan
     itl_p50_ms: float = math.nan
     itl_p99_ms: float = math.nan
     note: str = ""
+    tokens: Sequence[int] = ()
 
     @classmethod
-    def of(cls, ttft_s: object, itl_s: object = None, note: str = "") -> Said:
+    def of(cls, ttft_s: object, itl_s: object = None, note: str = "", tokens: Sequence[int] = ()) -> Said:
         """From each request's TTFT and each gap, seconds."""
-        return cls(*_quantiles_ms(ttft_s), *_quantiles_ms(itl_s), note)
+        return cls(*_quantiles_ms(ttft_s), *_quantiles_ms(itl_s), note, tokens)
 
 
 @dataclass(frozen=True)
@@ -174,16 +181,10 @@ def _watch(command: list[str], folder: Path, environment: dict[str, str], server
                     f"not done after {load.seconds + MOST_S:.0f} s, {server.count()} of {load.requests} requests sent"
                 )
     finally:
-        _end(process)
+        end(process)
     if process.returncode and len(watched.marks) < 2:
         raise Failed(f"exit code {process.returncode}: {_last_words(folder)}")
     return watched
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of its session, which it leads."""
-    subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
-    process.wait()
 
 
 def _last_words(folder: Path) -> str:
