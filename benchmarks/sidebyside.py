@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 
 from benchmarks.pacedserver import PacedServer, Truth, compiler
 from benchmarks.processtree import cpu_s, end, peak_mb
+from benchmarks.tlsterminator import TLSTerminator
 
 LOADS = "50x128,200x128,500x128,900x64"
 RUNS = 3
@@ -82,7 +84,8 @@ class Said:
 
 @dataclass(frozen=True)
 class Client:
-    """command(server's URL, load, folder): how it is started, there. read(folder): its result. pinned: to one core."""
+    """command(server's URL, load, folder): how it is started, there. read(folder): its result. pinned: to one core.
+    tls: to a terminator before the server, whose certificate SSL_CERT_FILE names."""
 
     name: str
     version: str
@@ -90,6 +93,7 @@ class Client:
     read: Callable[[Path], Said]
     pinned: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,11 +133,16 @@ def run(client: Client, load: Load) -> tuple[Row, str]:
     first, second, *_ = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {second})
     try:
-        with tempfile.TemporaryDirectory() as name, PacedServer(load.ttft_ms, load.gap_ms, MODEL, second) as server:
-            folder = Path(name)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = stack.enter_context(PacedServer(load.ttft_ms, load.gap_ms, MODEL, second))
+            url, environment = server.url, {**os.environ, **client.environment}
+            if client.tls:
+                terminator = stack.enter_context(_terminator(server.port, second))
+                url, environment["SSL_CERT_FILE"] = terminator.url, terminator.certificate
             cores = str(first) if client.pinned else f"{first},{second}"
-            command = ["taskset", "--cpu-list", cores, *map(str, client.command(server.url, load, folder))]
-            watched = _watch(command, folder, {**os.environ, **client.environment}, server, load)
+            command = ["taskset", "--cpu-list", cores, *map(str, client.command(url, load, folder))]
+            watched = _watch(command, folder, environment, server, load)
             try:
                 said = client.read(folder)
             except (OSError, ValueError, LookupError, TypeError) as error:
@@ -143,9 +152,17 @@ def run(client: Client, load: Load) -> tuple[Row, str]:
         os.sched_setaffinity(0, {first, second, *_})
 
 
+def _terminator(port: int, core: int) -> TLSTerminator:
+    try:
+        return TLSTerminator(port, core)
+    except FileNotFoundError:
+        raise Failed("no openssl command to make a certificate with") from None
+
+
 @dataclass
 class _Watched:
-    """began_s: on the server's clock. marks: CPU seconds and requests so far, at a tenth and at nine tenths of all."""
+    """began_s: on the server's clock. marks: CPU seconds and requests so far, at a tenth and at nine tenths of all, or at
+    the last that came of a client that ends with its time."""
 
     began_s: float
     marks: list[tuple[float, int]] = field(default_factory=list)
@@ -166,6 +183,7 @@ def _watch(command: list[str], folder: Path, environment: dict[str, str], server
             start_new_session=True,
         )
     shares = [0.1, 0.5, 0.9]
+    over_s, last = math.inf, (0.0, 0)
     try:
         while process.poll() is None:
             time.sleep(POLL_S if shares else 4 * POLL_S)
@@ -176,12 +194,18 @@ def _watch(command: list[str], folder: Path, environment: dict[str, str], server
                 watched.peak_mb = max(watched.peak_mb, peak_mb(process.pid))
                 if shares.pop(0) != 0.5:
                     watched.marks.append((cpu_s(process.pid), came))
+                over_s = min(over_s, time.perf_counter() + 0.9 * load.seconds)
+            elif time.perf_counter() > over_s and came > last[1]:
+                watched.peak_mb = max(watched.peak_mb, peak_mb(process.pid))
+                last, over_s = (cpu_s(process.pid), came), time.perf_counter() + 1.0
             if time.perf_counter() > deadline_s:
                 raise Failed(
                     f"not done after {load.seconds + MOST_S:.0f} s, {server.count()} of {load.requests} requests sent"
                 )
     finally:
         end(process)
+    if len(watched.marks) == 1 and last[1]:
+        watched.marks.append(last)
     if process.returncode and len(watched.marks) < 2:
         raise Failed(f"exit code {process.returncode}: {_last_words(folder)}")
     return watched
