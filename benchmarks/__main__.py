@@ -6,7 +6,8 @@ import importlib
 import sys
 
 NAMES = (
-    "accuracy", "clients", "lag", "latejoin", "measuring", "reader", "scaling", "simulator", "streammemory", "traces", "truth",
+    "accuracy", "clients", "lag", "latejoin", "measuring", "reader", "scaling", "simulator", "streammemory", "traces",
+    "truth",
 )  # fmt: skip
 BY_NAME = ("capacity", "peers")
 
