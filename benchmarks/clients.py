@@ -1,6 +1,7 @@
 """This package's client and plain Locust users against the paced server: delivered load, errors of TTFT and ITL, CPU.
 
-Beside the loads of `sidebyside`: two processes, very long prompts, ten thousand streams at once, a closed loop.
+Beside the loads of `sidebyside`: two processes, TLS, very long prompts, ten thousand streams at once, 1,600 of 50 tokens/s,
+a closed loop. Environment: CLIENTS, parts of names with commas between them (all).
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ FEWER_DENSE = Load(148.5, 400, gap_ms=20)
 CLOSED = Load(100, 128)  # how many requests there are; 64 at once make fewer a second
 SPECIAL = (
     (ours("over TLS", tls=True), Load(50, 128)),
-    (ours("over TLS", tls=True), Load(100, 128)),  # twice that is more than the terminator passes on in time
+    (ours("over TLS", tls=True), Load(100, 128)),  # at twice that the terminator fills the server's core
     (ours("prompts of 50,000 tokens"), LONG_PROMPTS),
     (ours("10,000 streams at once"), MANY_STREAMS),
     (ours("1,600 streams of 50 tokens/s"), DENSE_STREAMS),

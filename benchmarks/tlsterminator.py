@@ -2,7 +2,7 @@
 
 usage: TLSTerminator(port), a context manager; itself it runs as python -m benchmarks.tlsterminator PORT CERTIFICATE KEY
 
-One thread passes on what comes as soon as it comes: a token costs it some 20 us, which the client's TTFT has in it. It is
+One thread passes on what comes as soon as it comes: a token costs it 30 to 40 us, which the client's TTFT has in it. It is
 for answers that a socket's buffer can hold: a client that does not read is hung up on.
 """
 
