@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough lint docs format bench bench-peers coverage soak fuzz clean
+.PHONY: help demo test thorough lint docs format bench bench-peers clients coverage soak fuzz clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,6 +47,10 @@ bench: $(READY)  ## measure speed and accuracy; figures are printed, none is ass
 
 bench-peers: $(READY)  ## other load generators against the same server, RUNS (3) of each; installs them under build/
 	$(BIN)/python -m benchmarks peers
+
+clients: $(READY)  ## test that other load generators can use the simulator; installs them under build/ (vLLM: see VLLM_BIN)
+	$(BIN)/python -m benchmarks.environments
+	$(BIN)/python -m pytest tests/simulator/test_other_clients.py
 
 coverage: $(READY)  ## certified bounds and capacities against known truths, RUNS (10000) and SEARCHES (200) of each: an hour
 	$(BIN)/python -m benchmarks.coverage

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("accuracy", "clients", "lag", "latejoin", "measuring", "reader", "scaling", "simulator", "traces", "truth")
+NAMES = (
+    "accuracy", "clients", "lag", "latejoin", "measuring", "reader", "scaling", "simulator", "streammemory", "traces",
+    "truth",
+)  # fmt: skip
 BY_NAME = ("capacity", "peers")
 
 

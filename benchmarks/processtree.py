@@ -1,16 +1,21 @@
-"""What a process and all that it started have used so far, by /proc.
+"""A process and all that it started, by /proc: what they have used so far, and their end.
 
-usage: cpu_s(pid), peak_mb(pid), of a process that leads a session of its own. Processes that have ended count for CPU as
-soon as their parent has waited for them, and for memory no longer.
+usage: cpu_s(pid), peak_mb(pid), end(process), of a process that leads a session of its own. Processes that have ended count
+for CPU as soon as their parent has waited for them, and for memory no longer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+_END_S = 10.0
 
 
 def cpu_s(root: int) -> float:
@@ -26,6 +31,17 @@ def peak_mb(root: int) -> float:
             if line.startswith("VmHWM:"):
                 total_kb += int(line.split()[1])
     return total_kb / 1024
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the tree, and wait for the process itself."""
+    until_s = time.monotonic() + _END_S
+    while (pids := [pid for pid, fields in _tree(process.pid) if fields[0] != "Z"]) and time.monotonic() < until_s:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    process.wait()
 
 
 def _tree(root: int) -> Iterator[tuple[int, list[str]]]:

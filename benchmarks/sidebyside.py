@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
@@ -22,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pacedserver import PacedServer, Truth, compiler
-from benchmarks.processtree import cpu_s, peak_mb
+from benchmarks.processtree import cpu_s, end, peak_mb
+from benchmarks.tlsterminator import TLSTerminator
 
 LOADS = "50x128,200x128,500x128,900x64"
 RUNS = 3
@@ -53,29 +55,37 @@ class Load:
     def answer_s(self) -> float:
         return 1e-3 * (self.ttft_ms + (self.tokens - 1) * self.gap_ms)
 
+    @property
+    def streams(self) -> float:
+        """At once, in the mean."""
+        return self.rate_rps * self.answer_s
+
     def __str__(self) -> str:
         return f"{self.rate_rps:g}/s x {self.tokens}"
 
 
 @dataclass(frozen=True)
 class Said:
-    """A client's own figures, milliseconds; NaN where it gives none. note: what else it says of the run."""
+    """A client's own figures, milliseconds; NaN where it gives none. note: what else it says of the run. tokens: of each
+    answer, as it counts them; without what it calls a failure, or 0 for it."""
 
     ttft_p50_ms: float = math.nan
     ttft_p99_ms: float = math.nan
     itl_p50_ms: float = math.nan
     itl_p99_ms: float = math.nan
     note: str = ""
+    tokens: Sequence[int] = ()
 
     @classmethod
-    def of(cls, ttft_s: object, itl_s: object = None, note: str = "") -> Said:
+    def of(cls, ttft_s: object, itl_s: object = None, note: str = "", tokens: Sequence[int] = ()) -> Said:
         """From each request's TTFT and each gap, seconds."""
-        return cls(*_quantiles_ms(ttft_s), *_quantiles_ms(itl_s), note)
+        return cls(*_quantiles_ms(ttft_s), *_quantiles_ms(itl_s), note, tokens)
 
 
 @dataclass(frozen=True)
 class Client:
-    """command(server's URL, load, folder): how it is started, there. read(folder): its result. pinned: to one core."""
+    """command(server's URL, load, folder): how it is started, there. read(folder): its result. pinned: to one core.
+    tls: to a terminator before the server, whose certificate SSL_CERT_FILE names."""
 
     name: str
     version: str
@@ -83,6 +93,7 @@ class Client:
     read: Callable[[Path], Said]
     pinned: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,11 +133,16 @@ def run(client: Client, load: Load) -> tuple[Row, str]:
     first, second, *_ = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {second})
     try:
-        with tempfile.TemporaryDirectory() as name, PacedServer(load.ttft_ms, load.gap_ms, MODEL, second) as server:
-            folder = Path(name)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = stack.enter_context(PacedServer(load.ttft_ms, load.gap_ms, MODEL, second))
+            url, environment = server.url, {**os.environ, **client.environment}
+            if client.tls:
+                terminator = stack.enter_context(_terminator(server.port, second))
+                url, environment["SSL_CERT_FILE"] = terminator.url, terminator.certificate
             cores = str(first) if client.pinned else f"{first},{second}"
-            command = ["taskset", "--cpu-list", cores, *map(str, client.command(server.url, load, folder))]
-            watched = _watch(command, folder, {**os.environ, **client.environment}, server, load)
+            command = ["taskset", "--cpu-list", cores, *map(str, client.command(url, load, folder))]
+            watched = _watch(command, folder, environment, server, load)
             try:
                 said = client.read(folder)
             except (OSError, ValueError, LookupError, TypeError) as error:
@@ -136,9 +152,17 @@ def run(client: Client, load: Load) -> tuple[Row, str]:
         os.sched_setaffinity(0, {first, second, *_})
 
 
+def _terminator(port: int, core: int) -> TLSTerminator:
+    try:
+        return TLSTerminator(port, core)
+    except FileNotFoundError:
+        raise Failed("no openssl command to make a certificate with") from None
+
+
 @dataclass
 class _Watched:
-    """began_s: on the server's clock. marks: CPU seconds and requests so far, at a tenth and at nine tenths of all."""
+    """began_s: on the server's clock. marks: CPU seconds and requests so far, at a tenth and at nine tenths of all, or at
+    the last that came of a client that ends with its time."""
 
     began_s: float
     marks: list[tuple[float, int]] = field(default_factory=list)
@@ -159,6 +183,7 @@ def _watch(command: list[str], folder: Path, environment: dict[str, str], server
             start_new_session=True,
         )
     shares = [0.1, 0.5, 0.9]
+    over_s, last = math.inf, (0.0, 0)
     try:
         while process.poll() is None:
             time.sleep(POLL_S if shares else 4 * POLL_S)
@@ -169,21 +194,21 @@ def _watch(command: list[str], folder: Path, environment: dict[str, str], server
                 watched.peak_mb = max(watched.peak_mb, peak_mb(process.pid))
                 if shares.pop(0) != 0.5:
                     watched.marks.append((cpu_s(process.pid), came))
+                over_s = min(over_s, time.perf_counter() + 0.9 * load.seconds)
+            elif time.perf_counter() > over_s and came > last[1]:
+                watched.peak_mb = max(watched.peak_mb, peak_mb(process.pid))
+                last, over_s = (cpu_s(process.pid), came), time.perf_counter() + 1.0
             if time.perf_counter() > deadline_s:
                 raise Failed(
                     f"not done after {load.seconds + MOST_S:.0f} s, {server.count()} of {load.requests} requests sent"
                 )
     finally:
-        _end(process)
+        end(process)
+    if len(watched.marks) == 1 and last[1]:
+        watched.marks.append(last)
     if process.returncode and len(watched.marks) < 2:
         raise Failed(f"exit code {process.returncode}: {_last_words(folder)}")
     return watched
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of its session, which it leads."""
-    subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
-    process.wait()
 
 
 def _last_words(folder: Path) -> str:

@@ -23,7 +23,7 @@ from fineserve_shapes.protocol.result import Result
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 STREAMS = 10_000 if THOROUGH else 2_500
-KB_PER_STREAM = 40  # a greenlet with its stack, a parser, a reader, a socket's object
+KB_PER_STREAM = 16  # a greenlet with its stack, a parser, a reader, a socket's object
 BODY = b'{"model":"simulated","prompt":"word","max_tokens":5,"stream":true}'
 
 
