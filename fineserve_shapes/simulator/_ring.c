@@ -1,18 +1,20 @@
 /* Rings: chunks of streams that are due at one interval, written to their sockets at their times without Python.
  *
  * What may live here: the order in which the streams of a ring are due, the writing of chunks that were rendered before,
- * and the times of these writes. What a socket does not take, and the end of a stream, are Python's.
+ * the times of these writes, and the waiting for the next one. What a socket does not take, and the end of a stream, are
+ * Python's.
  *
- * All is under the interpreter's lock: no write waits. Thousands of streams do not fit into the caches of a core beside
+ * No write waits, so all but the waiting is under the interpreter's lock. Thousands of streams do not fit into the caches of a core beside
  * the kernel's share of a write, so what the next chunk needs is fetched while the last one is written.
  */
 
+#define _GNU_SOURCE /* ppoll */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <structmember.h>
 
-#include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -109,7 +111,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    double interval_s;
+    double interval_s, rounding_s, gather_s;
     long long round;
     Py_ssize_t place;  /* of the seat whose turn is next; those before it have had their chunk of this round */
     double *offset_s;  /* when the chunk of each is due, counted from the beginning of the round */
@@ -120,8 +122,10 @@ typedef struct {
 static int ring_init(PyObject *object, PyObject *arguments, PyObject *named)
 {
     Ring *self = (Ring *)object;
-    static char *names[] = {"interval_s", NULL};
-    return PyArg_ParseTupleAndKeywords(arguments, named, "d", names, &self->interval_s) ? 0 : -1;
+    static char *names[] = {"interval_s", "rounding_s", "gather_s", NULL};
+    int parsed = PyArg_ParseTupleAndKeywords(arguments, named, "ddd", names, &self->interval_s, &self->rounding_s,
+                                             &self->gather_s);
+    return parsed ? 0 : -1;
 }
 
 static void ring_dealloc(PyObject *object)
@@ -215,13 +219,22 @@ static PyObject *ring_leave(PyObject *object, PyObject *seat)
     return NULL;
 }
 
+/* When something is due next; infinity where all seats are empty. */
+static double ring_due_s(const Ring *self)
+{
+    if (self->count == 0)
+        return Py_HUGE_VAL;
+    int turns = self->place == self->count;
+    double offset_s = self->offset_s[turns ? 0 : self->place];
+    return offset_s + (double)(self->round + turns) * self->interval_s + self->rounding_s;
+}
+
 static PyObject *ring_next_s(PyObject *object, PyObject *Py_UNUSED(nothing))
 {
     Ring *self = (Ring *)object;
     if (self->count == 0)
         Py_RETURN_NONE;
-    int turns = self->place == self->count;
-    return PyFloat_FromDouble(self->offset_s[turns ? 0 : self->place] + (double)(self->round + turns) * self->interval_s);
+    return PyFloat_FromDouble(ring_due_s(self));
 }
 
 /* Now, of CLOCK_MONOTONIC, to the last digit as Python's perf_counter gives it. */
@@ -240,13 +253,10 @@ static void seat_fetch(const Seat *self)
         __builtin_prefetch(chunk->data + byte);
 }
 
-static PyObject *ring_write(PyObject *object, PyObject *arguments)
+/* What is due until then, as `write` does it. */
+static PyObject *ring_give(Ring *self, double until_s, PyObject *rest)
 {
-    Ring *self = (Ring *)object;
-    double until_s;
-    PyObject *rest;
-    if (!PyArg_ParseTuple(arguments, "dO", &until_s, &rest))
-        return NULL;
+    until_s -= self->rounding_s;
     while (self->count) {
         if (self->place == self->count) {
             self->place = 0;
@@ -282,11 +292,56 @@ static PyObject *ring_write(PyObject *object, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static PyObject *ring_write(PyObject *object, PyObject *arguments)
+{
+    double until_s;
+    PyObject *rest;
+    return PyArg_ParseTuple(arguments, "dO", &until_s, &rest) ? ring_give((Ring *)object, until_s, rest) : NULL;
+}
+
+/* Wait until then; whether the descriptor is readable, or a signal has come. */
+static int readable(int fd, double until_s)
+{
+    double for_s = until_s - clock_s();
+    struct timespec wait = {0, 0};
+    if (for_s > 0) {
+        wait.tv_sec = (time_t)for_s;
+        wait.tv_nsec = (long)(1e9 * (for_s - (double)wait.tv_sec));
+    }
+    struct pollfd watched = {.fd = fd, .events = POLLIN};
+    int found;
+    Py_BEGIN_ALLOW_THREADS;
+    found = ppoll(&watched, 1, &wait, NULL);
+    Py_END_ALLOW_THREADS;
+    return found != 0;
+}
+
+static PyObject *ring_ride(PyObject *object, PyObject *arguments)
+{
+    Ring *self = (Ring *)object;
+    double until_s;
+    int fd;
+    PyObject *rest;
+    if (!PyArg_ParseTuple(arguments, "diO", &until_s, &fd, &rest))
+        return NULL;
+    for (;;) {
+        double now_s = clock_s();
+        PyObject *seat = ring_give(self, now_s, rest);
+        if (seat != Py_None)
+            return seat;
+        Py_DECREF(seat);
+        double due_s = ring_due_s(self), soon_s = now_s + self->gather_s, wake_s = due_s > soon_s ? due_s : soon_s;
+        if (wake_s >= until_s || readable(fd, wake_s))
+            Py_RETURN_NONE;
+    }
+}
+
 static PyMethodDef ring_methods[] = {
     {"board", ring_board, METH_VARARGS, NULL},
     {"leave", ring_leave, METH_O, NULL},
     {"next_s", ring_next_s, METH_NOARGS, NULL},
     {"write", ring_write, METH_VARARGS, NULL},
+    {"ride", ring_ride, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,11 +1,10 @@
 """Streams of the constant schedule on their way: their engine has handed them over, and a ring writes their chunks."""
 
+import time
+
 from fineserve_shapes.simulator.answers import Answer
 from fineserve_shapes.simulator.ring import Seat, open_ring
 from fineserve_shapes.simulator.schedule import ConstantEngine
-
-ROUNDING_S = 1e-7
-"""More than what a due time differs by that is added up in another order: nothing goes out before it is due."""
 
 
 class Carousel:
@@ -21,8 +20,7 @@ class Carousel:
 
     def next_s(self) -> float | None:
         """When something is due next, None if the carousel is empty."""
-        next_s = self._ring.next_s()
-        return None if next_s is None else next_s + ROUNDING_S
+        return self._ring.next_s()
 
     def board(self, answer: Answer, due_s: float) -> None:
         """Take an answer over after the chunk that was due then, if its engine still has chunks to give.
@@ -51,10 +49,20 @@ class Carousel:
     def write(self, now_s: float) -> None:
         """Write what is due until then."""
         self._until_s = max(now_s, self._until_s)
-        while (seat := self._ring.write(now_s - ROUNDING_S, self._write_rest)) is not None:
-            answer = self._answers[seat]
-            self._remove(answer)
-            answer.token(self._due_s(answer, answer.tokens), 1)
+        while (seat := self._ring.write(now_s, self._write_rest)) is not None:
+            self._end(seat)
+
+    def ride(self, until_s: float, fd: int) -> None:
+        """Write chunks whenever they are due, until `fd` is readable or none is due before `until_s`."""
+        while (seat := self._ring.ride(until_s, fd, self._write_rest)) is not None:
+            self._end(seat)
+        self._until_s = max(time.perf_counter(), self._until_s)
+
+    def _end(self, seat: Seat) -> None:
+        """Let an answer give its last token."""
+        answer = self._answers[seat]
+        self._remove(answer)
+        answer.token(self._due_s(answer, answer.tokens), 1)
 
     def _write_rest(self, seat: Seat, left: bytes) -> int:
         wire = self._answers[seat].wire

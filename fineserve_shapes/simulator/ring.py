@@ -1,8 +1,8 @@
 """Rings: streams whose chunks are all due at one interval, and who writes these chunks, Python or a part in C.
 
 All streams of a ring have the same interval, so they stay in one order and come round in it again and again, a round an
-interval. Their chunks are rendered before they are due. What is left to do a chunk is a look at the clock, a write, and
-the keeping of the time: the part in C does that for all that is due without a line of Python in between.
+interval. Their chunks are rendered before they are due. What is left to do a chunk is a look at the clock, a write, the
+keeping of the time, and the waiting for the next one: the part in C does that without a line of Python in between.
 
 There is nothing in it that Python does not do as well, only slower: without it (another system, no compiler at
 installation, FINESERVE_NO_RING set) `PlainRing` writes the same bytes at the same times. A test holds the two together.
@@ -11,6 +11,8 @@ installation, FINESERVE_NO_RING set) `PlainRing` writes the same bytes at the sa
 from __future__ import annotations
 
 import os
+import select
+import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -22,6 +24,14 @@ from fineserve_shapes.simulator.phrase import repeated
 
 SWITCH = "FINESERVE_NO_RING"
 """Set to anything, it leaves the part in C out."""
+
+ROUNDING_S = 1e-7
+"""More than what a due time differs by that is added up in another order: nothing goes out before it is due."""
+GATHER_S = 2.5e-4
+"""The time between two wake-ups for chunks at least: what falls due in between is written together, so much late.
+
+A wake-up costs as much as writing a chunk or more.
+"""
 
 _VERSION = 1
 
@@ -59,6 +69,10 @@ class Ring(Protocol):
         Before that, a seat whose chunks have all been written, when the next one would be due: it has left the ring.
         rest: gets a seat and what its socket has not taken of a chunk; returns the descriptor for the next one.
         """
+        ...
+
+    def ride(self, until_s: float, fd: int, rest: Callable[[Any, bytes], int]) -> Any:
+        """The same whenever something is due, until `fd` is readable or nothing more is due before `until_s`."""
         ...
 
 
@@ -120,7 +134,7 @@ class PlainRing:
         if not self._seat:
             return None
         turns, place = divmod(self._place, len(self._seat))
-        return self._offset_s[place] + (self._round + turns) * self._interval_s
+        return self._offset_s[place] + (self._round + turns) * self._interval_s + ROUNDING_S
 
     def write(self, until_s: float, rest: Callable[[PlainSeat, bytes], int]) -> PlainSeat | None:
         """See `Ring`."""
@@ -128,6 +142,7 @@ class PlainRing:
         def write_rest(place: int, left: bytes) -> None:
             self._fd[place] = rest(self._seat[place], left)
 
+        until_s -= ROUNDING_S
         while self._seat:
             if self._place == len(self._seat):
                 self._place = 0
@@ -144,6 +159,22 @@ class PlainRing:
             if last < end:
                 return self._remove(last)
         return None
+
+    def ride(self, until_s: float, fd: int, rest: Callable[[PlainSeat, bytes], int]) -> PlainSeat | None:
+        """See `Ring`."""
+        while True:
+            now_s = time.perf_counter()
+            seat = self.write(now_s, rest)
+            if seat is not None:
+                return seat
+            next_s = self.next_s()
+            if next_s is None:
+                return None
+            wake_s = max(next_s, now_s + GATHER_S)
+            if wake_s >= until_s:
+                return None
+            if select.select((fd,), (), (), max(0.0, wake_s - time.perf_counter()))[0]:
+                return None
 
     def _remove(self, place: int) -> PlainSeat:
         for column in (self._offset_s, self._fd, self._left, self._keep):
@@ -162,5 +193,5 @@ def open_ring(interval_s: float) -> tuple[Ring, Callable[[int, tuple[bytes, ...]
             pass
         else:
             if _ring.VERSION == _VERSION:  # else it was built before this module was changed
-                return _ring.Ring(interval_s), _ring.Seat
+                return _ring.Ring(interval_s, ROUNDING_S, GATHER_S), _ring.Seat
     return PlainRing(interval_s), PlainSeat

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.simulator.burst import write_tokens
-from fineserve_shapes.simulator.carousel import ROUNDING_S, Carousel
+from fineserve_shapes.simulator.carousel import Carousel
 from fineserve_shapes.simulator.engine import Sequence
 from fineserve_shapes.simulator.phrase import chunks, framed, repeated, word
-from fineserve_shapes.simulator.ring import SWITCH, PlainRing, open_ring
+from fineserve_shapes.simulator.ring import ROUNDING_S, SWITCH, PlainRing, open_ring
 from fineserve_shapes.simulator.schedule import ConstantEngine
 from fineserve_shapes.simulator.vocabulary import HOSTILE
 

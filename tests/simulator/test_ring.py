@@ -137,6 +137,56 @@ def test_a_ring_in_c_does_what_one_in_python_does(load: list[Step]) -> None:
             ring.close()
 
 
+@pytest.fixture(params=["in C", "in Python"])
+def opened(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """A ring, and what makes its seats."""
+    return open_ring(INTERVAL_S) if request.param == "in C" else (PlainRing(INTERVAL_S), PlainSeat)
+
+
+def test_a_ride_writes_each_chunk_when_it_is_due_and_not_before(opened: tuple[Any, Any]) -> None:
+    """Five streams of three chunks; a seat comes back when its fourth would be due."""
+    ring, new_seat = opened
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        seats = [new_seat(ours.fileno(), (b"%d" % number,), 0, 3) for number in range(5)]
+        due_s = [time.perf_counter() + 0.005 + 1e-3 * number for number in range(5)]
+        for seat, first_s in zip(seats, due_s, strict=True):
+            ring.board(seat, first_s)
+        ended = [ring.ride(time.perf_counter() + 60.0, ours.fileno(), None) for _ in seats]
+        assert ended == seats
+        assert theirs.recv(100) == 3 * b"01234"
+        for seat, first_s in zip(seats, due_s, strict=True):
+            written_s = np.frombuffer(seat.take()).tolist()
+            assert len(written_s) == 3
+            for number, at_s in enumerate(written_s):
+                assert at_s >= first_s + number * INTERVAL_S
+        assert time.perf_counter() >= due_s[-1] + 3 * INTERVAL_S
+
+
+def test_a_ride_ends_where_nothing_is_due_before_its_end(opened: tuple[Any, Any]) -> None:
+    ring, new_seat = opened
+    assert ring.ride(time.perf_counter() + 60.0, -1, None) is None
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        now_s = time.perf_counter()
+        ring.board(new_seat(ours.fileno(), (b"a",), 0, 9), now_s)
+        assert ring.ride(now_s + 0.5 * INTERVAL_S, ours.fileno(), None) is None
+        assert theirs.recv(100) == b"a"
+
+
+def test_a_ride_ends_when_others_have_something_to_do(opened: tuple[Any, Any]) -> None:
+    """What is due at that moment is written before."""
+    ring, new_seat = opened
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"!")
+        now_s = time.perf_counter()
+        ring.board(new_seat(ours.fileno(), (b"a",), 0, 9), now_s)
+        assert ring.ride(now_s + 60.0, ours.fileno(), None) is None
+        assert theirs.recv(100) == b"a"
+        assert time.perf_counter() < now_s + 30.0
+
+
 def test_the_switch_leaves_the_part_in_c_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "1")
     assert isinstance(open_ring(INTERVAL_S)[0], PlainRing)
@@ -171,7 +221,7 @@ def test_an_error_of_who_gets_the_rest_comes_through() -> None:
         raise ZeroDivisionError(left)
 
     with pytest.raises(ZeroDivisionError, match="a"):
-        ring.write(0.0, rest)
+        ring.write(1.0, rest)
 
 
 @pytest.mark.parametrize(
