@@ -350,7 +350,7 @@ static PyType_Slot ring_slots[] = {
     {Py_tp_new, PyType_GenericNew}, {0, NULL},
 };
 
-static PyType_Spec ring_spec = {"fineserve_shapes.simulator._ring.Ring", sizeof(Ring), 0, Py_TPFLAGS_DEFAULT, ring_slots};
+static PyType_Spec ring_spec = {"fineserve_shapes.simulator._ring.ChunkRing", sizeof(Ring), 0, Py_TPFLAGS_DEFAULT, ring_slots};
 
 static int execute(PyObject *module)
 {

@@ -5,7 +5,7 @@ interval. Their chunks are rendered before they are due. What is left to do a ch
 keeping of the time, and the waiting for the next one: the part in C does that without a line of Python in between.
 
 There is nothing in it that Python does not do as well, only slower: without it (another system, no compiler at
-installation, FINESERVE_NO_RING set) `PlainRing` writes the same bytes at the same times. A test holds the two together.
+installation, FINESERVE_NO_RING set) `PlainChunkRing` writes the same bytes at the same times. A test holds the two to that.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Seat(Protocol):
         ...
 
 
-class Ring(Protocol):
+class ChunkRing(Protocol):
     """Seats in order of time, for whoever looks at the clock."""
 
     def board(self, seat: Any, due_s: float) -> None:
@@ -93,7 +93,7 @@ class PlainSeat:
         return taken
 
 
-class PlainRing:
+class PlainChunkRing:
     """A ring in Python.
 
     What a chunk needs stands in columns in order of time. Other objects are left alone: after a system call, and between
@@ -111,7 +111,7 @@ class PlainRing:
         self._seat: list[PlainSeat] = []
 
     def board(self, seat: PlainSeat, due_s: float) -> None:
-        """See `Ring`."""
+        """See `ChunkRing`."""
         offset_s = due_s - self._round * self._interval_s
         place = bisect_right(self._offset_s, offset_s, self._place)
         if self._place and place == len(self._offset_s) and offset_s - self._interval_s >= self._offset_s[0]:
@@ -126,18 +126,18 @@ class PlainRing:
         self._seat.insert(place, seat)
 
     def leave(self, seat: PlainSeat) -> None:
-        """See `Ring`."""
+        """See `ChunkRing`."""
         self._remove(self._seat.index(seat))
 
     def next_s(self) -> float | None:
-        """See `Ring`."""
+        """See `ChunkRing`."""
         if not self._seat:
             return None
         turns, place = divmod(self._place, len(self._seat))
         return self._offset_s[place] + (self._round + turns) * self._interval_s + ROUNDING_S
 
     def write(self, until_s: float, rest: Callable[[PlainSeat, bytes], int]) -> PlainSeat | None:
-        """See `Ring`."""
+        """See `ChunkRing`."""
 
         def write_rest(place: int, left: bytes) -> None:
             self._fd[place] = rest(self._seat[place], left)
@@ -161,7 +161,7 @@ class PlainRing:
         return None
 
     def ride(self, until_s: float, fd: int, rest: Callable[[PlainSeat, bytes], int]) -> PlainSeat | None:
-        """See `Ring`."""
+        """See `ChunkRing`."""
         while True:
             now_s = time.perf_counter()
             seat = self.write(now_s, rest)
@@ -184,7 +184,7 @@ class PlainRing:
         return self._seat.pop(place)
 
 
-def open_ring(interval_s: float) -> tuple[Ring, Callable[[int, tuple[bytes, ...], int, int], Seat]]:
+def open_ring(interval_s: float) -> tuple[ChunkRing, Callable[[int, tuple[bytes, ...], int, int], Seat]]:
     """A ring, in C where that is built, and what makes its seats."""
     if not os.environ.get(SWITCH):
         try:
@@ -193,5 +193,5 @@ def open_ring(interval_s: float) -> tuple[Ring, Callable[[int, tuple[bytes, ...]
             pass
         else:
             if _ring.VERSION == _VERSION:  # else it was built before this module was changed
-                return _ring.Ring(interval_s, ROUNDING_S, GATHER_S), _ring.Seat
-    return PlainRing(interval_s), PlainSeat
+                return _ring.ChunkRing(interval_s, ROUNDING_S, GATHER_S), _ring.Seat
+    return PlainChunkRing(interval_s), PlainSeat

@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from thorough import examples
 
-from fineserve_shapes.simulator.ring import SWITCH, PlainRing, PlainSeat, open_ring
+from fineserve_shapes.simulator.ring import SWITCH, PlainChunkRing, PlainSeat, open_ring
 
-pytestmark = pytest.mark.skipif(isinstance(open_ring(1.0)[0], PlainRing), reason="the part in C is not built here")
+pytestmark = pytest.mark.skipif(isinstance(open_ring(1.0)[0], PlainChunkRing), reason="the part in C is not built here")
 
 INTERVAL_S = 0.01
 LARGE = 300_000
@@ -127,7 +127,7 @@ RIDE: list[Step] = [("board", [b"a", b"b"], 1, 2, 0.001 * number, True) for numb
 )
 def test_a_ring_in_c_does_what_one_in_python_does(load: list[Step]) -> None:
     """Chunks that are taken whole, in part and not at all, connections that are gone, streams that leave."""
-    rings = [Driven(open_ring(INTERVAL_S)), Driven((PlainRing(INTERVAL_S), PlainSeat))]
+    rings = [Driven(open_ring(INTERVAL_S)), Driven((PlainChunkRing(INTERVAL_S), PlainSeat))]
     try:
         for step in load:
             ours, theirs = (ring.do(step) for ring in rings)
@@ -140,7 +140,7 @@ def test_a_ring_in_c_does_what_one_in_python_does(load: list[Step]) -> None:
 @pytest.fixture(params=["in C", "in Python"])
 def opened(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A ring, and what makes its seats."""
-    return open_ring(INTERVAL_S) if request.param == "in C" else (PlainRing(INTERVAL_S), PlainSeat)
+    return open_ring(INTERVAL_S) if request.param == "in C" else (PlainChunkRing(INTERVAL_S), PlainSeat)
 
 
 def test_a_ride_writes_each_chunk_when_it_is_due_and_not_before(opened: tuple[Any, Any]) -> None:
@@ -189,7 +189,7 @@ def test_a_ride_ends_when_others_have_something_to_do(opened: tuple[Any, Any]) -
 
 def test_the_switch_leaves_the_part_in_c_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "1")
-    assert isinstance(open_ring(INTERVAL_S)[0], PlainRing)
+    assert isinstance(open_ring(INTERVAL_S)[0], PlainChunkRing)
 
 
 def test_who_gets_what_was_not_taken_may_change_the_ring() -> None:
