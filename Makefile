@@ -11,7 +11,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 # Python compiles what is imported: pip would compile all thirteen thousand files.
-$(READY): pyproject.toml setup.py fineserve_shapes/client/_lanes.c
+$(READY): pyproject.toml setup.py fineserve_shapes/client/_lanes.c fineserve_shapes/simulator/_ring.c
 	@$(PYTHON) -c 'import sys; sys.exit("fineserve_shapes needs Python 3.11 or newer, this is " + sys.version.split()[0] \
 	  + ": make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

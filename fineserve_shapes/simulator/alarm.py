@@ -37,8 +37,9 @@ class EarliestAlarm:
 
     def _ring(self) -> None:
         self._set_s = math.inf
-        self._timer.clear()  # or epoll would report it for ever
         self._callback()
+        if self._set_s == math.inf:
+            self._timer.clear()  # or epoll would report it for ever
 
 
 class Nap:

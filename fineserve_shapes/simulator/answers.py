@@ -16,7 +16,7 @@ import orjson
 
 from fineserve_shapes.simulator.engine import Sequence
 from fineserve_shapes.simulator.kvcache import Content
-from fineserve_shapes.simulator.phrase import chunks, framed, word
+from fineserve_shapes.simulator.phrase import chunks, framed, repeated, word
 from fineserve_shapes.simulator.rendering import Extras, Renderer
 from fineserve_shapes.simulator.requests import Generation
 from fineserve_shapes.simulator.vocabulary import Vocabulary
@@ -91,6 +91,7 @@ class Answer:
         "metrics",
         "more_tokens",
         "open",
+        "phrase",
         "ready",
         "reason",
         "received_s",
@@ -100,7 +101,6 @@ class Answer:
         "sequence",
         "service",
         "status",
-        "steady",
         "token_s",
         "total",
         "wire",
@@ -136,7 +136,7 @@ class Answer:
         self._first_word = zlib.crc32(request_id.encode())
         # chunks that may be written as they are, one a token: `burst` takes them from here before it asks `token`
         self.ready: Iterator[bytes] = iter(())
-        self.steady = False  # whether these are all of its chunks but the last one
+        self.phrase: tuple[bytes, ...] = ()  # what these repeat, if they are all of its chunks but the last one
         self.carousel: Any = None  # who writes them, if it is not the engine that gives each token
         self.open = True  # until `end`
 
@@ -197,6 +197,8 @@ class Answer:
 
     def count(self) -> None:
         """Bring the server's metrics up to date: gaps are not counted one by one, for tokens are many."""
+        if self.carousel is not None:
+            self.carousel.catch_up(self)
         metrics, tokens = self.metrics, self.tokens
         metrics.generation_tokens += tokens - self._tokens_counted
         self._tokens_counted = tokens
@@ -348,8 +350,8 @@ class StreamAnswer(Answer):
         """Have all chunks from here to the last but one at hand, if each will be a token and only their words differ."""
         if self.chunk_written_s is self.token_s and not self.renderer.varies:
             rest = range(had + 1, self.total)
-            self.ready = chunks(self.words, self._first_word, rest, self.renderer.head, self.renderer.tail)
-            self.steady = True
+            self.phrase = chunks(self.words, self._first_word, self.renderer.head, self.renderer.tail)
+            self.ready = repeated(self.phrase, rest)
 
     def deliver(self, due_s: float, data: bytes, count: int, last: bool) -> None:
         """Write a chunk with all that goes with it; after the last one the answer has ended."""

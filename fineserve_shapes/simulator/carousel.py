@@ -1,110 +1,77 @@
-"""Streams of the constant schedule on their way: chunks rendered beforehand, each due a fixed interval after the last.
+"""Streams of the constant schedule on their way: their engine has handed them over, and a ring writes their chunks."""
 
-All of them have the same interval, so they stay in one order and come round in it again and again, a round an interval.
-What a chunk needs stands in columns in this order. A stream's other objects are left alone: after a system call, and
-between hundreds of streams, whatever is touched comes from far.
-"""
-
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from itertools import count
+import time
 
 from fineserve_shapes.simulator.answers import Answer
-from fineserve_shapes.simulator.burst import LARGEST, write_chunks
+from fineserve_shapes.simulator.ring import Seat, open_ring
 from fineserve_shapes.simulator.schedule import ConstantEngine
-
-ROUNDING_S = 1e-7
-"""More than what a due time differs by that is added up in another order: nothing goes out before it is due."""
 
 
 class Carousel:
-    """Writes the chunks of answers that an engine has handed over, from their second or later to their last one."""
+    """Has the chunks of answers written that an engine has handed over, from their second or later to their last one."""
 
     def __init__(self, engine: ConstantEngine) -> None:
         self._engine = engine
         self._interval_s = engine.itl_s
         self._until_s = 0.0  # what was due until then has been written
-        self._round = 0
-        self._place = 0  # of the stream whose turn is next; those before it have had their chunk of this round
-        # columns, in order of time within a round
-        self._offset_s: list[float] = []  # when the chunk is due, counted from the beginning of the round
-        self._fd: list[int] = []
-        self._chunks: list[Iterator[bytes]] = []
-        self._keep: list[Callable[[float], None]] = []  # takes the time of a write
-        self._answer: list[Answer] = []
+        self._ring, self._new_seat = open_ring(engine.itl_s)
+        self._seats: dict[Answer, Seat] = {}
+        self._answers: dict[Seat, Answer] = {}
 
     def next_s(self) -> float | None:
         """When something is due next, None if the carousel is empty."""
-        if not self._answer:
-            return None
-        turns, place = divmod(self._place, len(self._answer))
-        return self._offset_s[place] + (self._round + turns) * self._interval_s + ROUNDING_S
+        return self._ring.next_s()
 
     def board(self, answer: Answer, due_s: float) -> None:
         """Take an answer over after the chunk that was due then, if its engine still has chunks to give.
 
         One that is behind stays with its engine, which makes up for that.
         """
-        if not (answer.steady and answer.sequence.live) or due_s + self._interval_s <= self._until_s:
+        if not (answer.phrase and answer.sequence.live) or due_s + self._interval_s <= self._until_s:
             return
         self._engine.hand_over(answer.sequence)
+        phrase, token = answer.phrase, answer.sequence.generated + 1  # the one before may not have been written yet
+        seat = self._new_seat(answer.wire.fd, phrase, token % len(phrase), answer.total - token)
+        self._seats[answer] = seat
+        self._answers[seat] = answer
+        self._ring.board(seat, self._due_s(answer, token - 1))
         answer.carousel = self
-        offset_s = self._due_s(answer, answer.sequence.generated) - self._round * self._interval_s
-        place = bisect_right(self._offset_s, offset_s, self._place)
-        if self._place and place == len(self._offset_s) and offset_s - self._interval_s >= self._offset_s[0]:
-            # after all that are still due in this round, and not before those of the next one
-            offset_s -= self._interval_s
-            place = bisect_right(self._offset_s, offset_s, 0, self._place)
-            self._place += 1
-        self._offset_s.insert(place, offset_s)
-        self._fd.insert(place, answer.wire.fd)
-        self._chunks.insert(place, answer.ready)
-        self._keep.insert(place, answer.token_s.append)
-        self._answer.insert(place, answer)
 
     def leave(self, answer: Answer) -> None:
         """Write nothing more of this answer."""
-        self._remove(self._answer.index(answer))
+        self._ring.leave(self._seats[answer])
+        self._remove(answer)
+
+    def catch_up(self, answer: Answer) -> None:
+        """Tell an answer when its chunks were written."""
+        answer.token_s.frombytes(self._seats[answer].take())
 
     def write(self, now_s: float) -> None:
         """Write what is due until then."""
         self._until_s = max(now_s, self._until_s)
-        while self._answer:
-            if self._place == len(self._answer):
-                self._place = 0
-                self._round += 1
-            first = self._place
-            most = min(first + LARGEST, len(self._answer))
-            end = bisect_right(self._offset_s, now_s - ROUNDING_S - self._round * self._interval_s, first, most)
-            if end == first:
-                return
-            chunks = list(map(next, self._chunks[first:end]))  # up to the first one that has none left
-            self._place = first + len(chunks)
-            self._write(first, chunks)
-            if self._place < end:
-                self._end(self._place)
+        while (seat := self._ring.write(now_s, self._write_rest)) is not None:
+            self._end(seat)
 
-    def _write(self, first: int, chunks: list[bytes]) -> None:
-        places = slice(first, first + len(chunks))
-        write_chunks(zip(count(first), self._fd[places], chunks, self._keep[places], strict=False), self._write_rest)
+    def ride(self, until_s: float, fd: int) -> None:
+        """Write chunks whenever they are due, until `fd` is readable or none is due before `until_s`."""
+        while (seat := self._ring.ride(until_s, fd, self._write_rest)) is not None:
+            self._end(seat)
+        self._until_s = max(time.perf_counter(), self._until_s)
 
-    def _write_rest(self, place: int, left: bytes) -> None:
-        wire = self._answer[place].wire
-        wire.write_rest(left)
-        self._fd[place] = wire.fd
-
-    def _end(self, place: int) -> None:
+    def _end(self, seat: Seat) -> None:
         """Let an answer give its last token."""
-        answer = self._answer[place]
-        self._remove(place)
+        answer = self._answers[seat]
+        self._remove(answer)
         answer.token(self._due_s(answer, answer.tokens), 1)
 
-    def _remove(self, place: int) -> None:
-        for column in (self._offset_s, self._fd, self._chunks, self._keep):
-            del column[place]
-        answer = self._answer.pop(place)
-        if place < self._place:
-            self._place -= 1
+    def _write_rest(self, seat: Seat, left: bytes) -> int:
+        wire = self._answers[seat].wire
+        wire.write_rest(left)
+        return wire.fd
+
+    def _remove(self, answer: Answer) -> None:
+        self.catch_up(answer)
+        del self._answers[self._seats.pop(answer)]
         answer.carousel = None
         answer.sequence.running = False
         first_s, interval_s = self._engine.first_due_s(answer.sequence), self._interval_s

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 
@@ -26,8 +27,7 @@ MAX_WAITING_REQUESTS = 64
 JSON = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(NamedTuple):
     """A complete request. Header names are in lower case."""
 
     method: str
@@ -62,6 +62,11 @@ class DateHeader:
 
 
 _date = DateHeader()
+
+
+@cache
+def _status_line(status: int, http_1_0: bool) -> str:
+    return f"HTTP/1.{0 if http_1_0 else 1} {status} {HTTPStatus(status).phrase}\r\n"
 
 
 _received = memoryview(bytearray(64 * 1024))
@@ -249,16 +254,11 @@ class ServedConnection(asyncio.BufferedProtocol):
 
     def head(self, status: int, headers: Mapping[str, str], *, http_1_0: bool = False) -> bytes:
         """Status line and headers of an answer to the current request."""
-        version = "1.0" if http_1_0 else "1.1"
-        lines = [
-            f"HTTP/{version} {status} {HTTPStatus(status).phrase}",
-            f"date: {_date.text()}",
-            "server: fineserve-simulator",
-        ]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if not self._keep and "connection" not in headers:
-            lines.append("connection: close")
-        return "\r\n".join((*lines, "\r\n")).encode("latin-1", "replace")
+            lines += "connection: close\r\n"
+        opening = f"{_status_line(status, http_1_0)}date: {_date.text()}\r\nserver: fineserve-simulator\r\n"
+        return f"{opening}{lines}\r\n".encode("latin-1", "replace")
 
     def respond(
         self, status: int, body: bytes, content_type: str = JSON, headers: Mapping[str, str] | None = None

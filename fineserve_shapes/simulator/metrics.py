@@ -35,11 +35,13 @@ class ExposedHistogram:
         gaps = sorted(map(sub, times[1:], times))
         below = 0
         for bucket, bound in enumerate(self.bounds):
-            upto = bisect_right(gaps, bound)
+            if below == len(gaps):
+                break
+            upto = bisect_right(gaps, bound, below)
             self.counts[bucket] += upto - below
             below = upto
         self.counts[-1] += len(gaps) - below
-        self.total += sum(gaps)
+        self.total += times[-1] - times[0]
 
     def lines(self, name: str, labels: str) -> list[str]:
         cumulative = 0

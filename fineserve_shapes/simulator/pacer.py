@@ -10,14 +10,9 @@ from fineserve_shapes.simulator.answers import Answer
 from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.carousel import Carousel
 from fineserve_shapes.simulator.engine import Engine
+from fineserve_shapes.simulator.ring import GATHER_S
 from fineserve_shapes.simulator.schedule import ConstantEngine
 
-LEAST_GATHER_S, MOST_GATHER_S = 1e-4, 5e-4
-"""Bounds of the time between two wake-ups for tokens: what falls due in between is written together, so much late.
-
-A wake-up costs as much as writing a chunk or two. A server that is busy for half of its time or more waits longer, twice
-as long as it has just worked: at 50,000 chunks/s that saves a sixth of its time.
-"""
 LONGEST_AWAY_S = 2e-3
 """The loop has its turn at least so often, while chunks are due all the time."""
 
@@ -31,6 +26,9 @@ class Pacer:
             engine: Carousel(engine) for engine in engines if isinstance(engine, ConstantEngine)
         }
         self._alarm = EarliestAlarm(loop, self._step)
+        # it rides: between two turns of the loop it waits and writes by itself, if all other tokens come from its engine
+        self._rides = self._carousels.get(engines[0]) if len(engines) == 1 else None
+        self._loop_fd = loop_fd
         self._nap = Nap(loop_fd)
         self._next_wake_s = 0.0
         self._submitted_s = 0.0
@@ -63,8 +61,10 @@ class Pacer:
         while True:
             for engine in self._engines:
                 self._give(engine, now_s)
-            worked_s = time.perf_counter() - now_s
-            self._next_wake_s = now_s + min(max(LEAST_GATHER_S, 2.0 * worked_s), MOST_GATHER_S)
+            self._next_wake_s = now_s + GATHER_S
+            if self._rides is not None:
+                first_s = self._engines[0].next_s()
+                self._rides.ride(away_s if first_s is None else min(first_s, away_s), self._loop_fd)
             wake_s = min(map(self._wake_s, self._engines))
             if wake_s > away_s or not self._nap.until(wake_s):
                 break
@@ -75,13 +75,15 @@ class Pacer:
         carousel = self._carousels.get(engine)
         if carousel is not None:
             carousel.write(now_s)
-        write_tokens(engine.advance(now_s), None if carousel is None else carousel.board)
+        next_s = engine.next_s()
+        if next_s is not None and next_s <= now_s:
+            write_tokens(engine.advance(now_s), None if carousel is None else carousel.board)
 
     def _wake_s(self, engine: Engine) -> float:
         """When to look next at what is due from an engine; never, if it has nothing to do."""
         # what was due at an earlier time and has gone leaves an alarm for nothing, which does no harm
+        next_s = engine.next_s()
         carousel = self._carousels.get(engine)
-        due_s = [
-            next_s for source in (engine, carousel) if source is not None and (next_s := source.next_s()) is not None
-        ]
-        return max(min(due_s), self._next_wake_s) if due_s else math.inf
+        if carousel is not None and (due_s := carousel.next_s()) is not None and (next_s is None or due_s < next_s):
+            next_s = due_s
+        return math.inf if next_s is None else max(next_s, self._next_wake_s)

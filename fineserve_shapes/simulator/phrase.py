@@ -23,13 +23,17 @@ def word(vocabulary: Vocabulary, first_word: int, token: int) -> int:
     return (first_word + token % PHRASE) % len(vocabulary)
 
 
-def chunks(vocabulary: Vocabulary, first_word: int, tokens: range, head: bytes, tail: bytes) -> Iterator[bytes]:
-    """The chunks of these tokens: events of `head`, a word as JSON, and `tail`."""
+def chunks(vocabulary: Vocabulary, first_word: int, head: bytes, tail: bytes) -> tuple[bytes, ...]:
+    """The chunks of a phrase: events of `head`, a word as JSON, and `tail`. Token k's is number k modulo their count."""
+    return tuple(map(head.join, _sides(vocabulary, first_word % len(vocabulary), len(head), tail)))
+
+
+def repeated(phrase: tuple[bytes, ...], tokens: range) -> Iterator[bytes]:
+    """The chunks of these tokens, which follow each other."""
     if not tokens:
         return iter(())
-    rendered = list(map(head.join, _sides(vocabulary, first_word % len(vocabulary), len(head), tail)))
-    start = tokens.start % PHRASE
-    return iter((rendered * ((start + len(tokens)) // PHRASE + 1))[start : start + len(tokens)])
+    start = tokens.start % len(phrase)
+    return iter((phrase * ((start + len(tokens)) // len(phrase) + 1))[start : start + len(tokens)])
 
 
 @lru_cache(maxsize=1024)

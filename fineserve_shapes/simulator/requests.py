@@ -1,8 +1,7 @@
 """What a client asks for: JSON bodies to values, or the refusal that the real server would send."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -12,8 +11,7 @@ from fineserve_shapes.simulator.hosting import HostedModel, Hosting
 DEFAULT_MAX_TOKENS = 16  # of completions; a chat may fill the context
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(NamedTuple):
     """A valid request for an answer."""
 
     chat: bool

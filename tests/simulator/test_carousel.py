@@ -1,16 +1,23 @@
-"""Carousels: what an engine hands over comes as the engine would have given it, whenever the server wakes up."""
+"""Carousels: what an engine hands over comes as the engine would have given it, whenever the server wakes up.
 
-import os
+All of it holds for rings in C and for those in Python.
+"""
+
+import contextlib
+import socket
 from array import array
+from collections.abc import Iterator
 from itertools import accumulate
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fineserve_shapes.simulator.burst import write_tokens
-from fineserve_shapes.simulator.carousel import ROUNDING_S, Carousel
+from fineserve_shapes.simulator.carousel import Carousel
 from fineserve_shapes.simulator.engine import Sequence
-from fineserve_shapes.simulator.phrase import chunks, framed, word
+from fineserve_shapes.simulator.phrase import chunks, framed, repeated, word
+from fineserve_shapes.simulator.ring import ROUNDING_S, SWITCH, PlainChunkRing, open_ring
 from fineserve_shapes.simulator.schedule import ConstantEngine
 from fineserve_shapes.simulator.vocabulary import HOSTILE
 
@@ -25,7 +32,8 @@ class Recorded:
         self.sequence.answer = self
         self.wire = self
         self.fd = fd
-        self.steady = False
+        self.phrase: tuple[bytes, ...] = ()
+        self.total = tokens
         self.carousel: Carousel | None = None
         self.ready = iter([b""][:0])
         self.token_s = array("d")
@@ -34,6 +42,8 @@ class Recorded:
 
     @property
     def tokens(self) -> int:
+        if self.carousel is not None:
+            self.carousel.catch_up(self)
         return len(self.token_s)
 
     def write_rest(self, data: bytes) -> None:
@@ -41,12 +51,30 @@ class Recorded:
 
     def token(self, due_s: float, count: int) -> None:
         assert count == 1
-        self.got.append(b"%d" % (self.tokens + 1))
+        self.got.append(chunk(self.tokens + 1))
         self.token_s.append(0.0)
         self.chunk_due_s.append(due_s)
         if self.tokens == 1 < self.sequence.output_tokens:
-            self.steady = True
-            self.ready = iter([b"%d" % token for token in range(2, self.sequence.output_tokens)])
+            self.phrase = PHRASE
+            self.ready = repeated(PHRASE, range(2, self.sequence.output_tokens))
+
+
+PHRASE = tuple(b"<%d>" % number for number in range(7))
+
+
+def chunk(token: int) -> bytes:
+    """What a token is written as, from 1."""
+    return PHRASE[token % len(PHRASE)]
+
+
+@pytest.fixture(params=["in C", "in Python"], autouse=True, scope="module")
+def _ring(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "in Python":
+            patch.setenv(SWITCH, "1")
+        elif isinstance(open_ring(1.0)[0], PlainChunkRing):
+            pytest.skip("the part in C is not built here")
+        yield
 
 
 def give(engine: ConstantEngine, carousel: Carousel, now_s: float) -> None:
@@ -85,7 +113,7 @@ def test_every_token_comes_once_in_order_and_not_before_its_time(
             assert sum(at_s <= now_s - 2 * ROUNDING_S for at_s in due) <= answer.tokens
             assert answer.tokens <= sum(at_s <= now_s for at_s in due)
     give(engine, carousel, now_s + 1.0)
-    assert [answer.got for answer in answers] == [[b"%d" % (k + 1) for k in range(n)] for _, n in load]
+    assert [answer.got for answer in answers] == [[chunk(k + 1) for k in range(n)] for _, n in load]
     assert [answer.chunk_due_s.tolist() for answer in answers] == due_s
     assert carousel.next_s() is None
     assert engine.running == 0
@@ -113,29 +141,32 @@ def test_who_leaves_does_not_disturb_the_others(leaving: list[int], at_s: float)
         now_s += 5e-4
         give(engine, carousel, now_s)
     for number, answer in enumerate(answers):
-        assert answer.got == [b"%d" % (k + 1) for k in range(answer.tokens)]
+        assert answer.got == [chunk(k + 1) for k in range(answer.tokens)]
         assert answer.tokens == 15 or number in leaving
         assert answer.carousel is None
 
 
 def test_what_a_connection_does_not_take_is_left_to_it() -> None:
-    """A pipe that is full: the rest of each chunk goes to `write_rest`, and other streams go on."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    engine = ConstantEngine(TTFT_S, ITL_S)
-    carousel = Carousel(engine)
-    answers = [Recorded(40_000, writing), Recorded(3)]
-    answers[0].wire.fd = writing
-    for answer in answers:
-        engine.submit(answer.sequence, 0.0)
-    give(engine, carousel, TTFT_S + 1e-6)
-    give(engine, carousel, TTFT_S + ITL_S * 39_998.5)
-    first, *rest = answers[0].got
-    taken = os.read(reading, 1 << 20)
-    assert first + taken + b"".join(rest) == b"".join(b"%d" % (k + 1) for k in range(39_999))
-    assert answers[1].got == [b"1", b"2", b"3"]
-    os.close(reading)
-    os.close(writing)
+    """A socket that is full: the rest of each chunk goes to `write_rest`, and other streams go on."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        engine = ConstantEngine(TTFT_S, ITL_S)
+        carousel = Carousel(engine)
+        answers = [Recorded(4_000, ours.fileno()), Recorded(3)]
+        for answer in answers:
+            engine.submit(answer.sequence, 0.0)
+        give(engine, carousel, TTFT_S + 1e-6)
+        give(engine, carousel, TTFT_S + ITL_S * 3_998.5)
+        first, *rest = answers[0].got
+        taken = b""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                taken += theirs.recv(1 << 20)
+        assert rest
+        assert first + taken + b"".join(rest) == b"".join(map(chunk, range(1, 4_000)))
+        assert answers[1].got == [chunk(1), chunk(2), chunk(3)]
 
 
 @given(st.integers(0, 1 << 32), st.integers(1, 40), st.integers(0, 40), st.binary(max_size=300), st.binary(max_size=30))
@@ -145,4 +176,4 @@ def test_chunks_are_what_rendering_each_would_give(
     """Words of all kinds, heads of all lengths: the framed event of each token."""
     tokens = range(start, start + count)
     events = [head + HOSTILE.json[word(HOSTILE, first_word, token)] + tail for token in tokens]
-    assert list(chunks(HOSTILE, first_word, tokens, head, tail)) == list(map(framed, events))
+    assert list(repeated(chunks(HOSTILE, first_word, head, tail), tokens)) == list(map(framed, events))
