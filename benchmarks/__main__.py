@@ -9,7 +9,7 @@ NAMES = (
     "accuracy", "clients", "lag", "latejoin", "measuring", "reader", "scaling", "simulator", "streammemory", "traces",
     "truth",
 )  # fmt: skip
-BY_NAME = ("capacity", "peers")
+BY_NAME = ("calibration", "capacity", "peers")
 
 
 def main() -> None:

@@ -311,11 +311,12 @@ def _write(name: str, rows: Sequence[str]) -> None:
     fresh = {key(row): row for row in rows}
     kept = [row for row in old.splitlines() if row.startswith("| ") and row != HEAD and key(row) not in fresh]
     runs = os.environ.get("RUNS", RUNS)
-    head = f"{date.today()}, {_machine()}; {runs} of each, medians.\n\n{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|\n"
+    head = f"{date.today()}, {machine()}; {runs} of each, medians.\n\n{HEAD}\n{'|---' * (HEAD.count('|') - 1)}|\n"
     PAGE.write_text(before + begin + "\n" + head + "\n".join([*kept, *rows]) + "\n\n" + end + after, encoding="utf-8")
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The machine, in words."""
     names = [
         line.partition(": ")[2]
         for line in Path("/proc/cpuinfo").read_text().splitlines()

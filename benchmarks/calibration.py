@@ -1,0 +1,209 @@
+"""Whether the simulator's engine can follow a real server: fitted at every other rate, held against the rates between.
+
+Runs of locustfiles/poisson.py with request logs, one a rate, lengths uniform, the same seed at all of them. `fineserve
+simulate fit`'s own fitting gets the first, third, fifth ... rate; a simulator with what it found serves the same requests
+at the others, and the quantiles of TTFT and TPOT that clients see there are compared: predicted / measured - 1.
+
+Environment: `URL` of a running server; or `VLLM_BIN`, the `vllm` of an environment, and `MODEL`, a folder, to start vLLM
+on the CPU; with neither, the server is a simulator with other flags than the default ones, which must be found again.
+`RATES` (2,4,...,16 requests/s), `DURATION` (15) seconds of each, `INPUT` and `OUTPUT`, laws of the lengths; `FLAGS`, what
+is known of the engine, such as "--max-num-seqs 32". With `--write` the table in docs/simulator.md is written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import date
+from pathlib import Path
+
+from benchmarks.harness import locust
+from benchmarks.sidebyside import machine
+from fineserve_shapes.simulator.engineflags import add_engine_flags, add_length_flag, flags_of, parameters_of
+from fineserve_shapes.simulator.fitting import Observation, ServerFit, fit, read_observations
+from fineserve_shapes.simulator.process import SimulatorProcess
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "simulator.md"
+BEGIN, END = "<!-- calibration: written by the benchmark -->\n", "<!-- end of calibration -->\n"
+SHOWN = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99")
+ROUNDS = 15
+SEED = 7
+KNOWN = "--max-num-seqs 32 --kv-cache-tokens 32768"
+"""Of the server that is fitted, unless `FLAGS` says otherwise."""
+TRUTH = "--decode-step-ms 9 --decode-step-per-seq-ms 0.8 --prefill-tokens-per-s 6000 --prefill-fixed-ms 3"
+"""Of the simulator that is fitted where there is no other server."""
+VLLM = "--dtype float32 --enforce-eager --max-model-len 2048 --max-num-seqs 32 --no-enable-prefix-caching"
+VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+}
+PORT = 18_431
+START_S = 180.0
+
+
+@contextmanager
+def simulator(flags: str) -> Iterator[str]:
+    """The URL of a simulator with these flags, on the second core."""
+    words = shlex.split(f"{flags} --no-enable-prefix-caching")
+    named: dict[str, object] = {}
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--"):
+            named[word[2:].replace("-", "_")] = True if following.startswith("--") else following
+    with SimulatorProcess(**named) as server:
+        _to_core(server.pid, 1)
+        yield server.url
+
+
+@contextmanager
+def vllm(executable: str, model: str) -> Iterator[str]:
+    """The URL of a vLLM that serves a model on the second core."""
+    # as a module: the command of some builds for the CPU does not find the package's version
+    python = Path(executable).with_name("python")
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", "127.0.0.1"]
+    command += ["--port", str(PORT), *shlex.split(VLLM)]
+    with tempfile.TemporaryFile() as said:
+        server = subprocess.Popen(
+            command, stdout=said, stderr=said, env=os.environ | VLLM_ENVIRONMENT, preexec_fn=lambda: _to_core(0, 1)
+        )
+        try:
+            url, deadline_s = f"http://127.0.0.1:{PORT}", time.monotonic() + START_S
+            while not _healthy(url):
+                if server.poll() is not None or time.monotonic() > deadline_s:
+                    said.seek(0)
+                    sys.exit(f"vLLM did not start:\n{said.read().decode(errors='replace')[-3000:]}")
+                time.sleep(0.5)
+            yield url
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _to_core(pid: int, number: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(pid, {cores[min(number, len(cores) - 1)]})
+
+
+def server() -> tuple[str, AbstractContextManager[str]]:
+    """What is measured, in words, and a context that gives its URL."""
+    if url := os.environ.get("URL"):
+        return f"the server at {url}", _running(url)
+    if executable := os.environ.get("VLLM_BIN"):
+        model = os.environ.get("MODEL") or sys.exit("VLLM_BIN goes with MODEL, the folder of a model")
+        return f"vLLM on one core, `{Path(model).name}`", vllm(executable, model)
+    return f"a simulator itself (`{TRUTH}`)", simulator(f"{TRUTH} {KNOWN}")
+
+
+@contextmanager
+def _running(url: str) -> Iterator[str]:
+    yield url
+
+
+def run(url: str, rates_rps: Sequence[float], folder: Path) -> dict[float, Observation]:
+    """What clients saw at each rate."""
+    seen = {}
+    folder.mkdir()
+    for rate_rps in rates_rps:
+        log = folder / f"{rate_rps:g}.jsonl"
+        command = locust(ROOT / "locustfiles" / "poisson.py", "--headless", "--only-summary", "--host", url)
+        command += ["-t", f"{os.environ.get('DURATION', '15')}s", "--num-prompts", "1000000", "--seed", str(SEED)]
+        command += ["--request-rate", f"{rate_rps:g}", "--input-length", os.environ.get("INPUT", "U(50,400)")]
+        command += ["--output-length", os.environ.get("OUTPUT", "U(20,80)"), "--request-log", str(log)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            cwd=folder,
+            preexec_fn=lambda: _to_core(0, 0),
+        )
+        if not log.exists():
+            sys.exit(f"the run at {rate_rps:g}/s failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        (seen[rate_rps],) = read_observations(str(log))
+        told = "  ".join(f"{name} {1e3 * seen[rate_rps].seen[name]:.1f}" for name in SHOWN)
+        verdict = next((line for line in done.stdout.splitlines() if line.startswith("fidelity:")), "no verdict")
+        print(f"{url} at {rate_rps:g}/s: {told} ms; {verdict}", flush=True)
+    return seen
+
+
+def fitted(observations: Sequence[Observation]) -> ServerFit:
+    """The engine that fits these, with the limits that are known."""
+    parser = argparse.ArgumentParser()
+    add_length_flag(parser)
+    add_engine_flags(parser)
+    known = parser.parse_args(shlex.split(f"--max-model-len 2048 {os.environ.get('FLAGS', KNOWN)}"))
+    return fit(observations, parameters_of(known), ROUNDS)
+
+
+def rows(measured: dict[float, Observation], predicted: dict[float, Observation]) -> list[str]:
+    """A row of the table for each rate that was predicted."""
+    found = []
+    for rate_rps, prediction in predicted.items():
+        cells = [f"{rate_rps:g}"]
+        for name in SHOWN:
+            was_s, said_s = measured[rate_rps].seen[name], prediction.seen[name]
+            cells.append(f"{1e3 * was_s:.1f}, {1e3 * said_s:.1f} ({100 * (said_s / was_s - 1):+.0f} %)")
+        found.append("| " + " | ".join(cells) + " |")
+    return found
+
+
+def write(page: str, table: str) -> str:
+    """The page with this table between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        sys.exit(f"{PAGE} has no place for the table ({BEGIN.strip()} ... {END.strip()})")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def main() -> None:
+    """Measure, fit, predict, and print the table."""
+    rates_rps = [float(rate) for rate in os.environ.get("RATES", "2,4,6,8,10,12,14,16").split(",")]
+    if len(rates_rps) < 3:
+        sys.exit(f"RATES: three at least, to fit at every other one, got {os.environ.get('RATES')!r}")
+    what, serving = server()
+    with tempfile.TemporaryDirectory() as name:
+        with serving as url:
+            measured = run(url, rates_rps, Path(name) / "measured")
+        found = fitted([measured[rate_rps] for rate_rps in rates_rps[::2]])
+        flags = flags_of(found.parameters)
+        print(f"fineserve simulate {flags}\nleft over where it was fitted: {100 * found.error:.1f} %", flush=True)
+        with simulator(flags) as url:
+            predicted = run(url, rates_rps[1::2], Path(name) / "predicted")
+    head = "| requests/s | " + " | ".join(f"{name}, ms" for name in SHOWN) + " |"
+    shown = rows(measured, predicted)
+    errors = [
+        abs(math.log(predicted[rate].seen[name] / measured[rate].seen[name])) for rate in predicted for name in SHOWN
+    ]
+    table = (
+        f"{date.today()}, {machine()}. Of {what}, fitted at {', '.join(f'{rate:g}' for rate in rates_rps[::2])} "
+        f"requests/s: `{flags}`, {100 * found.error:.0f} % left over there. Measured, predicted, and the error; half "
+        f"of the errors are below {100 * math.expm1(sorted(errors)[len(errors) // 2]):.0f} %.\n\n"
+        f"{head}\n{'|---' * (len(SHOWN) + 1)}|\n" + "\n".join(shown) + "\n"
+    )
+    print(table)
+    if "--write" in sys.argv:
+        PAGE.write_text(write(PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
