@@ -238,12 +238,15 @@ class Conductor:
             environment.process_exit_code = environment.parsed_options.exit_code_on_error
         if any(not check["passed"] for check in summary["checks"]):
             environment.process_exit_code = EXIT_MISSED
-        if summary["fidelity"]["verdict"] == "invalid":
+        verdict = summary["fidelity"]["verdict"]
+        if verdict is None:
+            logger.warning("no request was due: nothing was measured")
+        elif verdict == "invalid":
             logger.warning(
                 "the load asked for is not the load delivered: %s", "; ".join(summary["fidelity"]["reasons"])
             )
-            if planned.values.switch("--fail-if-invalid") and planned.step.final:
-                environment.process_exit_code = EXIT_INVALID
+        if verdict != "valid" and planned.values.switch("--fail-if-invalid") and planned.step.final:
+            environment.process_exit_code = EXIT_INVALID
 
 
 def _extent(plan: Plan) -> str:
