@@ -19,6 +19,7 @@ from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.options import drain_timeout_s, settings, thresholds
 from fineserve_shapes.outcome import Outcome
+from fineserve_shapes.rounding import rounded
 from fineserve_shapes.runner.conclusion import (
     About,
     appends,
@@ -252,4 +253,4 @@ class Conductor:
 def _extent(plan: Plan) -> str:
     """How much is planned, as far as it is known before."""
     requests = "requests" if plan.requests is None else f"{plan.requests:,} requests"
-    return requests if plan.span_s is None else f"{requests} over {plan.span_s:.4g} s"
+    return requests if plan.span_s is None else f"{requests} over {rounded(plan.span_s, 4)} s"
