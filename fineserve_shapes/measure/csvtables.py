@@ -13,7 +13,7 @@ STATISTICS = ("count", "mean_ms", "std_ms", "min_ms", "p50_ms", "p90_ms", "p95_m
 
 
 def write_table(path: Path, table: Mapping[str, Any]) -> None:
-    """`Tally.table` as rows of `stream` ("total", "0", ...), `metric`, and its statistics in milliseconds."""
+    """`Tally.table` as rows of `stream` ("total", then each by its name), `metric`, and its statistics in milliseconds."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("stream", "metric", *STATISTICS))

@@ -61,10 +61,13 @@ class Delivery:
 
     def result(self) -> dict[str, Any]:
         """`asked` and `delivered`, each `requests`, `rate_rps`, `gap_cv` and `dispersion` by width ("1", "10", "300" s),
-        None where there is too little to tell; `span_s`, the time that both are taken over; `told_late`."""
+        None where there is too little to tell; `span_s`, the time that both are taken over; `told_late`. Where all are due
+        at once there is no rate: the time that they took to leave is of our making."""
         span_s = max(self._asked.until_s, self._sent.until_s)
         asked, sent = self._asked.meter.result(span_s), self._sent.meter.result(span_s)
         sent = replace(sent, dispersion=self._counted.meter.result(span_s).dispersion)
+        if not self._asked.until_s:
+            asked, sent = replace(asked, rate_rps=None), replace(sent, rate_rps=None)
         return {
             "span_s": span_s,
             "asked": _plain(asked),

@@ -19,6 +19,7 @@ from fineserve_shapes.filenames import FileNames, named
 from fineserve_shapes.measure.ledger import failed
 from fineserve_shapes.options import drain_timeout_s, settings, thresholds
 from fineserve_shapes.outcome import Outcome
+from fineserve_shapes.rounding import rounded
 from fineserve_shapes.runner.conclusion import (
     About,
     appends,
@@ -238,15 +239,18 @@ class Conductor:
             environment.process_exit_code = environment.parsed_options.exit_code_on_error
         if any(not check["passed"] for check in summary["checks"]):
             environment.process_exit_code = EXIT_MISSED
-        if summary["fidelity"]["verdict"] == "invalid":
+        verdict = summary["fidelity"]["verdict"]
+        if verdict is None:
+            logger.warning("no request was due: nothing was measured")
+        elif verdict == "invalid":
             logger.warning(
                 "the load asked for is not the load delivered: %s", "; ".join(summary["fidelity"]["reasons"])
             )
-            if planned.values.switch("--fail-if-invalid") and planned.step.final:
-                environment.process_exit_code = EXIT_INVALID
+        if verdict != "valid" and planned.values.switch("--fail-if-invalid") and planned.step.final:
+            environment.process_exit_code = EXIT_INVALID
 
 
 def _extent(plan: Plan) -> str:
     """How much is planned, as far as it is known before."""
     requests = "requests" if plan.requests is None else f"{plan.requests:,} requests"
-    return requests if plan.span_s is None else f"{requests} over {plan.span_s:.4g} s"
+    return requests if plan.span_s is None else f"{requests} over {rounded(plan.span_s, 4)} s"

@@ -119,6 +119,14 @@ def test_volleys_on_whole_seconds_stay_in_their_second():
     assert [reason for reason in broken(delivered(due_s, sent_s, Limits())) if "dispersion" in reason] == []
 
 
+@pytest.mark.parametrize("count", [1, 200])
+def test_requests_that_are_all_due_at_once_have_no_rate(count: int):
+    """That they left within some milliseconds is our doing, and no rate that was asked for."""
+    found = delivered(np.zeros(count), np.linspace(0.0001, 0.004, count), Limits())
+    assert (found["verdict"], found["asked"]["rate_rps"], found["delivered"]["rate_rps"]) == ("valid", None, None)
+    assert found["limits"]["max_lag_ms"] == 10.0
+
+
 def test_held_requests_are_another_load_that_was_asked_for():
     tally = Tally()
     rows = [record(i, sent_s=0.1 * i + 5.001, held_s=5.0, first_token_s=0.1 * i + 5.2, last_token_s=0.1 * i + 5.4,

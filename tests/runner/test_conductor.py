@@ -15,7 +15,7 @@ from fakes import FakeEnvironment, FakeLocalRunner
 from fineserve_shapes.engine.run import Run, Settings
 from fineserve_shapes.runner.conclusion import About
 from fineserve_shapes.runner.conductor import Conductor
-from fineserve_shapes.runner.exits import EXIT_FAILED, EXIT_MISSED
+from fineserve_shapes.runner.exits import EXIT_FAILED, EXIT_INVALID, EXIT_MISSED
 from fineserve_shapes.runner.planned import Planned
 from fineserve_shapes.runner.step import Step
 from fineserve_shapes.streams import Stream
@@ -129,6 +129,18 @@ def test_a_step_that_fails_ends_its_run(conductor: Conductor, tmp_path: Path, ca
     assert conductor._environment.process_exit_code == EXIT_FAILED
     assert "Counted.enough failed" in caplog.text
     conductor.finish()
+
+
+def test_a_run_in_which_no_request_was_due_is_not_valid(
+    conductor: Conductor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """It says so, and is none that --fail-if-invalid lets pass."""
+    empty = Step(Plan(list, identity={}, sized=True))
+    assert through(conductor, empty, values(tmp_path))["fidelity"]["verdict"] is None
+    assert "no request was due: nothing was measured" in caplog.text
+    assert conductor._environment.process_exit_code is None
+    through(conductor, empty, Values(Namespace(fail_if_invalid=True)))
+    assert conductor._environment.process_exit_code == EXIT_INVALID
 
 
 def test_a_step_that_follows_takes_the_place_of_the_one_before(conductor: Conductor, tmp_path: Path):
