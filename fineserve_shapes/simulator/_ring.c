@@ -4,8 +4,8 @@
  * the times of these writes, and the waiting for the next one. What a socket does not take, and the end of a stream, are
  * Python's.
  *
- * No write waits, so all but the waiting is under the interpreter's lock. Thousands of streams do not fit into the caches of a core beside
- * the kernel's share of a write, so what the next chunk needs is fetched while the last one is written.
+ * No write waits, so all but the waiting is under the interpreter's lock. Thousands of streams do not fit into the caches
+ * of a core beside the kernel's share of a write, so what the next chunk needs is fetched while the last one is written.
  */
 
 #define _GNU_SOURCE /* ppoll */

@@ -176,7 +176,7 @@ def test_a_part_of_a_microsecond_is_what_arithmetic_leaves_unless_the_rate_is_wr
     lines, name = in_form("fineserve", [0, 16666.7, 33333.3])
     assert open_trace(write(*lines, name=name)).survey.timestamp_unit == "us"
     lines, name = in_form("fineserve", [0, 61.7, 133.3])
-    with pytest.raises(InputError, match=r"61.7 is no whole number, and 2.25e\+04 requests a second are hardly"):
+    with pytest.raises(InputError, match=r"61.7 is no whole number, and 22,506 requests a second are hardly"):
         open_trace(write(*lines, name=name))
 
 
@@ -208,7 +208,7 @@ def test_some_of_bailian_s_columns_make_neither_form(write):
 def test_columns_named_by_hand_make_a_form_only_by_their_own_names(write):
     named = {"timestamp_column": "at", "input_length_column": "in", "output_length_column": "out"}
     path = write("at,in,out", "0,1,1", "2500,1,1")
-    spans = "41.7 min in s, 2.5 s in ms, 0.0025 s in us, 2.5e-06 s in ns"
+    spans = "41.7 min in s, 2.5 s in ms, 0.0025 s in us, <0.0001 s in ns"
     with pytest.raises(
         InputError, match=f"unit of column at cannot be told from the columns at, in, out;.* 2 rows span {spans}"
     ):
