@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _READABLE = 1  # libev's READ
 _EPOLLIN = 1
-_READS_PER_TICK, _LANE_READS_PER_TICK = 48, 160
+_READS_PER_TICK, _LANE_READS_PER_TICK = 48, 128
 """Some 0.7 ms: then others have their turn. What is read later has its stamp all the same, what is due has not."""
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
