@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,15 @@ from gevent.hub import get_hub
 from fineserve_shapes.timerfd import TimerFd
 
 _READABLE = 1
+
+
+_asleep: dict[Timer, float] = {}
+"""Until when each timer's greenlet sleeps."""
+
+
+def next_due_s() -> float:
+    """When the next greenlet that sleeps on a `Timer` is to wake: longer work in the hub should have ended by then."""
+    return min(_asleep.values(), default=math.inf)
 
 
 def give_way() -> None:
@@ -68,7 +78,11 @@ class Timer:
                 gevent.sleep(left_s)
             return
         self._timer.set(at_s)
-        get_hub().wait(self._watcher)
+        _asleep[self] = at_s
+        try:
+            get_hub().wait(self._watcher)
+        finally:
+            del _asleep[self]
         self._timer.take()
 
     def close(self) -> None:

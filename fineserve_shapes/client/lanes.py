@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SWITCH = "FINESERVE_NO_LANES"
 """Set to anything, it leaves the part in C out."""
 
-_VERSION = 1
+_VERSION = 2
 
 Others = list[tuple[int, bytes | int | None, float]]
 """Descriptors that are Python's to serve, with what was read (or the error of the read, or None where nothing was read
@@ -45,8 +45,11 @@ class Lanes(Protocol):
     def lift(self, fd: int) -> None:
         """No lane any longer; what it holds it still holds."""
 
-    def drain(self, most: int) -> tuple[int, Others]:
-        """Serve so many readable descriptors at most; how many there were, and those that are for Python to serve."""
+    def drain(self, most: int, until_s: float) -> tuple[int, Others]:
+        """Serve so many readable descriptors at most, and none but a few after that time (perf_counter).
+
+        How many there were (`most` where there may be more), and those that are for Python to serve.
+        """
 
     def take_delays(self) -> bytes:
         """Of each read by a lane since the last call: from its stamp to when it had been read; seconds, as doubles."""
@@ -68,7 +71,7 @@ class NoLanes:
     def lift(self, fd: int) -> None:
         """There are none."""
 
-    def drain(self, most: int) -> tuple[int, Others]:
+    def drain(self, most: int, until_s: float) -> tuple[int, Others]:  # noqa: ARG002 - who reads them looks at the time
         """See `Lanes`."""
         found = self._epoll.poll(0, most)
         return len(found), [(fd, None, 0.0) for fd, _events in found]

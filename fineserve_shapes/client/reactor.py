@@ -23,7 +23,7 @@ from gevent.hub import get_hub
 from fineserve_shapes.client.lanes import Lanes, lane_type, open_lanes
 from fineserve_shapes.client.readlog import LONGER, SHORTER, ReadLog
 from fineserve_shapes.client.receivestamps import keep_stamping
-from fineserve_shapes.timer import Alarm, give_way
+from fineserve_shapes.timer import Alarm, give_way, next_due_s
 
 if TYPE_CHECKING:
     from fineserve_shapes.client._lanes import Lane
@@ -32,8 +32,10 @@ logger = logging.getLogger(__name__)
 
 _READABLE = 1  # libev's READ
 _EPOLLIN = 1
-_READS_PER_TICK, _LANE_READS_PER_TICK = 48, 128
-"""Some 0.7 ms: then others have their turn. What is read later has its stamp all the same, what is due has not."""
+_READS_PER_TICK, _LANE_READS_PER_TICK = 48, 160
+"""Some 0.7 ms, less where something is due before: what is read later has its stamp all the same, what is due has not."""
+_LEAST_READS = 8
+"""By callbacks, even if something is due."""
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
 _TICKS_PER_GAP = 4
@@ -175,11 +177,13 @@ class Reactor:
 
     def _drain(self) -> bool:
         """Read what is there; whether there may be more."""
-        began_s = self._clock()
-        found, others = self._lanes.drain(self._reads_per_tick)
-        for fd, data, at_s in others:
+        began_s, due_s = self._clock(), next_due_s()
+        found, others = self._lanes.drain(self._reads_per_tick, due_s)
+        for number, (fd, data, at_s) in enumerate(others):
             try:
-                if data is None:
+                if data is None and number >= _LEAST_READS and self._clock() >= due_s:
+                    found = self._reads_per_tick  # it stays readable
+                elif data is None:
                     on_readable = self._readers.get(fd)  # a callback before it may have removed it
                     if on_readable is not None:
                         on_readable()

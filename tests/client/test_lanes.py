@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import select
 import socket
 import time
@@ -105,7 +106,7 @@ OTHERS = {
 def test_what_is_no_repeat_comes_as_it_was_read(data: bytes):
     with laid() as (lanes, lane, ours, theirs):
         theirs.sendall(data)
-        found, others = lanes.drain(10)
+        found, others = lanes.drain(10, math.inf)
         assert (found, lane.held) == (1, 0)
         assert [(fd, read) for fd, read, _ in others] == [(ours.fileno(), data)]
         assert 0 <= time.perf_counter() - others[0][2] < 1
@@ -117,7 +118,7 @@ def test_repeats_are_kept_with_their_times(text: bytes):
         before_s = time.perf_counter()
         for number in range(3):
             theirs.sendall(piece(text))
-            while not lanes.drain(10)[0]:
+            while not lanes.drain(10, math.inf)[0]:
                 pass
             assert lane.held == number + 1
         times, body_bytes = lane.take()
@@ -134,7 +135,7 @@ def test_repeats_that_come_together_have_one_time_and_are_told_to_be_unsure():
     with laid() as (lanes, lane, _, theirs):
         lanes.emptied_s = time.perf_counter() - 5.0
         theirs.sendall(3 * PLAIN.replace(b"1b", b"001B"))
-        assert lanes.drain(10) == (1, [])
+        assert lanes.drain(10, math.inf) == (1, [])
         times_s = np.frombuffer(lane.take()[0])
         assert len(times_s) == 3
         assert len(set(times_s)) == 1
@@ -147,39 +148,39 @@ def test_the_gap_that_is_followed_is_that_of_tokens():
     with laid() as (lanes, lane, _, theirs):
         lanes.gap_s = 1.0
         theirs.sendall(PLAIN)
-        lanes.drain(10)
+        lanes.drain(10, math.inf)
         assert lanes.gap_s == pytest.approx(0.9)
         lanes.gap_s = 0.0
         before_s = lane.token_s
         theirs.sendall(2 * PLAIN)
-        lanes.drain(10)
+        lanes.drain(10, math.inf)
         assert lanes.gap_s == pytest.approx((lane.token_s - before_s) / 2)
 
 
 def test_a_lane_takes_no_more_than_it_may():
     with laid(left=2) as (lanes, lane, ours, theirs):
         theirs.sendall(PLAIN)
-        assert lanes.drain(10) == (1, [])
+        assert lanes.drain(10, math.inf) == (1, [])
         theirs.sendall(2 * PLAIN)
-        assert lanes.drain(10)[1][0][:2] == (ours.fileno(), 2 * PLAIN)
+        assert lanes.drain(10, math.inf)[1][0][:2] == (ours.fileno(), 2 * PLAIN)
         assert lane.held == 1
 
 
 def test_ends_and_errors_come_too():
     with laid() as (lanes, _, ours, theirs):
         theirs.close()
-        assert lanes.drain(10)[1][0][:2] == (ours.fileno(), b"")
+        assert lanes.drain(10, math.inf)[1][0][:2] == (ours.fileno(), b"")
     with laid() as (lanes, _, ours, theirs):
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         theirs.close()
-        assert lanes.drain(10)[1][0][:2] == (ours.fileno(), errno.ECONNRESET)
+        assert lanes.drain(10, math.inf)[1][0][:2] == (ours.fileno(), errno.ECONNRESET)
 
 
 def test_a_lane_that_is_lifted_reads_no_more():
     with laid() as (lanes, lane, ours, theirs):
         theirs.sendall(PLAIN)
         lanes.lift(ours.fileno())
-        assert lanes.drain(10) == (1, [(ours.fileno(), None, 0)])
+        assert lanes.drain(10, math.inf) == (1, [(ours.fileno(), None, 0)])
         lanes.lift(ours.fileno())  # twice is no error
         lanes.lift(10**6)
         assert (lane.held, ours.recv(100)) == (0, PLAIN)
