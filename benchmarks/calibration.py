@@ -6,13 +6,15 @@ at the others, and the quantiles of TTFT and TPOT that clients see there are com
 
 Environment: `URL` of a running server; or `VLLM_BIN`, the `vllm` of an environment, and `MODEL`, a folder, to start vLLM
 on the CPU; with neither, the server is a simulator with other flags than the default ones, which must be found again.
-`RATES` (2,4,...,16 requests/s), `DURATION` (15) seconds of each, `INPUT` and `OUTPUT`, laws of the lengths; `FLAGS`, what
-is known of the engine, such as "--max-num-seqs 32". With `--write` the table in docs/simulator.md is written anew.
+`RATES` (2,4,...,16 requests/s), each run `TURNS` (3) times for `DURATION` (10) seconds, all in turns, since a machine may
+be slower in one minute than in the next; `INPUT` and `OUTPUT`, laws of the lengths; `FLAGS`, what is known of the engine,
+such as "--max-num-seqs 32". With `--write` the table in docs/simulator.md is written anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import shlex
@@ -37,6 +39,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "simulator.md"
 BEGIN, END = "<!-- calibration: written by the benchmark -->\n", "<!-- end of calibration -->\n"
 SHOWN = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99")
+MOMENTS = ("due_s", "sent_s", "first_token_s", "last_token_s", "end_s")
+APART_S = 60.0
+"""Between two turns in the log of a rate: the one has nothing to do with the other."""
 ROUNDS = 15
 SEED = 7
 KNOWN = "--max-num-seqs 32 --kv-cache-tokens 32768"
@@ -122,31 +127,54 @@ def _running(url: str) -> Iterator[str]:
 
 
 def run(url: str, rates_rps: Sequence[float], folder: Path) -> dict[float, Observation]:
-    """What clients saw at each rate."""
-    seen = {}
+    """What clients saw at each rate, in all turns."""
     folder.mkdir()
-    for rate_rps in rates_rps:
-        log = folder / f"{rate_rps:g}.jsonl"
-        command = locust(ROOT / "locustfiles" / "poisson.py", "--headless", "--only-summary", "--host", url)
-        command += ["-t", f"{os.environ.get('DURATION', '15')}s", "--num-prompts", "1000000", "--seed", str(SEED)]
-        command += ["--request-rate", f"{rate_rps:g}", "--input-length", os.environ.get("INPUT", "U(50,400)")]
-        command += ["--output-length", os.environ.get("OUTPUT", "U(20,80)"), "--request-log", str(log)]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            cwd=folder,
-            preexec_fn=lambda: _to_core(0, 0),
-        )
-        if not log.exists():
-            sys.exit(f"the run at {rate_rps:g}/s failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        (seen[rate_rps],) = read_observations(str(log))
+    duration_s, turns = float(os.environ.get("DURATION", "10")), int(os.environ.get("TURNS", "3"))
+    logs: dict[float, list[Path]] = {rate_rps: [] for rate_rps in rates_rps}
+    for turn in range(turns):
+        for rate_rps in rates_rps:
+            logs[rate_rps].append(_run(url, rate_rps, duration_s, SEED + turn, folder / f"{rate_rps:g}-{turn}.jsonl"))
+    seen = {}
+    for rate_rps, of_turns in logs.items():
+        joined = folder / f"{rate_rps:g}.jsonl"
+        joined.write_text(join([log.read_text() for log in of_turns], duration_s + APART_S))
+        (seen[rate_rps],) = read_observations(str(joined))
         told = "  ".join(f"{name} {1e3 * seen[rate_rps].seen[name]:.1f}" for name in SHOWN)
-        verdict = next((line for line in done.stdout.splitlines() if line.startswith("fidelity:")), "no verdict")
-        print(f"{url} at {rate_rps:g}/s: {told} ms; {verdict}", flush=True)
+        print(f"{url} at {rate_rps:g}/s: {told} ms", flush=True)
     return seen
+
+
+def _run(url: str, rate_rps: float, duration_s: float, seed: int, log: Path) -> Path:
+    """One run's log."""
+    command = locust(ROOT / "locustfiles" / "poisson.py", "--headless", "--only-summary", "--host", url)
+    command += ["-t", f"{duration_s:g}s", "--num-prompts", "1000000", "--seed", str(seed), "--request-log", str(log)]
+    command += ["--request-rate", f"{rate_rps:g}", "--input-length", os.environ.get("INPUT", "U(50,400)")]
+    command += ["--output-length", os.environ.get("OUTPUT", "U(20,80)")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=log.parent,
+        preexec_fn=lambda: _to_core(0, 0),
+    )
+    if not log.exists():
+        sys.exit(f"the run at {rate_rps:g}/s failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    verdict = next((line for line in done.stdout.splitlines() if line.startswith("fidelity:")), "no verdict")
+    if verdict != "fidelity: valid":
+        print(f"{url} at {rate_rps:g}/s: {verdict}", flush=True)
+    return log
+
+
+def join(logs: Sequence[str], apart_s: float) -> str:
+    """Request logs (JSON lines) as one, each so much later than the one before."""
+    rows = []
+    for number, log in enumerate(logs):
+        for line in log.splitlines():
+            row = json.loads(line)
+            rows.append(row | {name: row[name] + number * apart_s for name in MOMENTS if row[name] is not None})
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
 def fitted(observations: Sequence[Observation]) -> ServerFit:
