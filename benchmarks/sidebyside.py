@@ -31,6 +31,7 @@ RUNS = 3
 POLL_S = 0.05
 MOST_S = 300.0
 """A client that has not ended after so long beside the load's own time is stopped."""
+LOOP = 5_000_000
 PAGE = Path(__file__).parent / "README.md"
 MODEL = os.environ.get("MODEL", "paced")
 """What the server calls its model; a client that wants a tokenizer takes the folder of one from it."""
@@ -113,6 +114,7 @@ class Row:
     start_s: float
     answered: float
     late_p99_ms: float
+    loop_ms: float
 
 
 class Failed(Exception):
@@ -131,6 +133,7 @@ def loads() -> list[Load]:
 def run(client: Client, load: Load) -> tuple[Row, str]:
     """Run it once. Returns the row and the client's note. Raises Failed."""
     first, second, *_ = sorted(os.sched_getaffinity(0))
+    loop_ms = [_loop_ms(first)]
     os.sched_setaffinity(0, {second})
     try:
         with ExitStack() as stack:
@@ -147,7 +150,8 @@ def run(client: Client, load: Load) -> tuple[Row, str]:
                 said = client.read(folder)
             except (OSError, ValueError, LookupError, TypeError) as error:
                 raise Failed(f"no result ({error!r}): {_last_words(folder)}") from error
-            return _row(server.truth(), said, watched, load), said.note
+            loop_ms.append(_loop_ms(first))
+            return _row(server.truth(), said, watched, load, statistics.mean(loop_ms)), said.note
     finally:
         os.sched_setaffinity(0, {first, second, *_})
 
@@ -157,6 +161,15 @@ def _terminator(port: int, core: int) -> TLSTerminator:
         return TLSTerminator(port, core)
     except FileNotFoundError:
         raise Failed("no openssl command to make a certificate with") from None
+
+
+def _loop_ms(core: int) -> float:
+    """What a fixed piece of work takes on the client's core: on a rented machine that is now this and now twice as much."""
+    os.sched_setaffinity(0, {core})
+    began_s = time.process_time()
+    for _ in range(LOOP):
+        pass
+    return 1e3 * (time.process_time() - began_s)
 
 
 @dataclass
@@ -217,7 +230,7 @@ def _last_words(folder: Path) -> str:
     return ([line for line in errors or lines if line] or ["it said nothing"])[-1][:200]
 
 
-def _row(truth: Truth, said: Said, watched: _Watched, load: Load) -> Row:
+def _row(truth: Truth, said: Said, watched: _Watched, load: Load, loop_ms: float) -> Row:
     if len(watched.marks) < 2:
         raise Failed(f"{len(truth.read_s)} of {load.requests} requests came")
     # what came before the load itself, such as a request that tries the server, is none of it
@@ -242,6 +255,7 @@ def _row(truth: Truth, said: Said, watched: _Watched, load: Load) -> Row:
         start_s=read_s[0] - watched.began_s,
         answered=float((written == asked).mean()),
         late_p99_ms=1e3 * float(np.quantile(truth.late_s, 0.99)),
+        loop_ms=loop_ms,
     )
 
 
@@ -255,7 +269,8 @@ def _quantiles_ms(values_s: object) -> tuple[float, float]:
 
 HEAD = (
     "| tool | version | load | delivered/s | gap CV | TTFT p50, p99 it says, ms | TTFT error p50, p99, ms"
-    " | ITL error p50, p99, ms | CPU s per 1,000 | MB | start s | answers in full | server late p99, ms | it says |"
+    " | ITL error p50, p99, ms | CPU s per 1,000 | MB | start s | answers in full | server late p99, ms | loop, ms"
+    " | it says |"
 )
 
 
@@ -267,13 +282,13 @@ def _cells(client: Client, load: Load) -> list[str]:
             row, note = run(client, load)
             rows.append(row)
     except Failed as failed:
-        return [client.name, client.version, str(load), *["-"] * 10, f"failed: {failed}".replace("|", "/")]
+        return [client.name, client.version, str(load), *["-"] * 11, f"failed: {failed}".replace("|", "/")]
     m = Row(**{each.name: statistics.median(getattr(row, each.name) for row in rows) for each in fields(Row)})
     return [
         client.name, client.version, str(load), f"{m.delivered_rps:.1f}", f"{m.gap_cv:.2f}",
         _pair(m.ttft_p50_ms, m.ttft_p99_ms, ""), _pair(m.ttft_error_p50_ms, m.ttft_error_p99_ms),
         _pair(m.itl_error_p50_ms, m.itl_error_p99_ms), f"{m.cpu_s_per_1000:.2f}", f"{m.peak_mb:.0f}", f"{m.start_s:.1f}",
-        f"{m.answered:.1%}", f"{m.late_p99_ms:.2f}", note,
+        f"{m.answered:.1%}", f"{m.late_p99_ms:.2f}", f"{m.loop_ms:.0f}", note,
     ]  # fmt: skip
 
 
