@@ -84,6 +84,7 @@ LONG_PROMPTS = Load(5, 128, input_tokens=50_000)
 MANY_STREAMS = Load(500, 21, seconds=30, gap_ms=1000)  # 20.1 s an answer: 10,050 at once
 DENSE_STREAMS = Load(198, 400, gap_ms=20)  # 8.1 s an answer: 1,600 at once, 80,000 tokens/s
 FEWER_DENSE = Load(148.5, 400, gap_ms=20)
+SHORT = Load(2000, 2, seconds=10, input_tokens=20, gap_ms=1, ttft_ms=20)  # 64 at once could be 3,000 a second
 CLOSED = Load(100, 128)  # how many requests there are; 64 at once make fewer a second
 SPECIAL = (
     (ours("over TLS", tls=True), Load(50, 128)),
@@ -93,6 +94,7 @@ SPECIAL = (
     (ours("1,600 streams of 50 tokens/s"), DENSE_STREAMS),
     (ours("1,200 streams of 50 tokens/s"), FEWER_DENSE),
     (ours("closed loop of 64", "--max-concurrency", 64, rate_rps=5_000), CLOSED),
+    (ours("short closed loop of 64", "--max-concurrency", 64, rate_rps=20_000), SHORT),
 )
 
 
