@@ -69,6 +69,8 @@ class Worker:
         self._greenlets: list[gevent.Greenlet] = []
         self._run: WorkerRun | None = None
         self._leaving = False
+        self._tests = 0  # that have got ready
+        self._gc_thresholds = gc.get_threshold()
         self._loop_delay: LoopDelay | None = None
 
     @property
@@ -91,6 +93,7 @@ class Worker:
         gevent.killall(self._greenlets)
         self._greenlets = []
         gc.unfreeze()
+        gc.set_threshold(*self._gc_thresholds)
         if self._loop_delay is not None:
             self._loop_delay.stop()
             self._loop_delay = None
@@ -186,10 +189,11 @@ class Worker:
             logger.exception("getting ready failed")
             facts = {"error": f"a worker could not get ready: {type(error).__name__}: {error}"}
         facts["machine"] = machine()
-        if gc.get_freeze_count():  # what a run before may have left, which takes a tenth of a second
+        if self._tests:  # what the one before may have left, which takes a tenth of a second
             gc.collect()
+        self._tests += 1
         gc.freeze()  # never again over all that imports have made
-        gc.set_threshold(COLLECT_AT, *gc.get_threshold()[1:])
+        gc.set_threshold(COLLECT_AT, *self._gc_thresholds[1:])
         while not self._local and not self._clock_is_known and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:

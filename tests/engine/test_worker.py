@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Any
 
 import gevent
@@ -16,7 +15,7 @@ import pytest
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.engine import spool
 from fineserve_shapes.engine.loopdelay import EVERY_S
-from fineserve_shapes.engine.worker import Worker
+from fineserve_shapes.engine.worker import COLLECT_AT, Worker
 from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.beginning import Beginning
 from fineserve_shapes.leases.lease import Lease, Row
@@ -120,11 +119,27 @@ def until(condition: Callable[[], object]) -> None:
 ROWS = [Row(0.0, number, 7, 3, 0, number) for number in range(3)]
 
 
+class Collector:
+    """Stands for `gc`; calls: what was asked of it, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def get_threshold(self) -> tuple[int, int, int]:
+        return 700, 10, 10
+
+    def set_threshold(self, *thresholds: int) -> None:
+        self.calls.append(thresholds)
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.calls.append(name)
+
+
 @pytest.fixture(autouse=True)
 def in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # a process that has loaded the whole suite takes a third of a second to collect, in which no test goes on
-    monkeypatch.setattr("fineserve_shapes.engine.worker.gc", SimpleNamespace(collect=int, freeze=int, unfreeze=int))
+    monkeypatch.setattr("fineserve_shapes.engine.worker.gc", Collector())
 
 
 @pytest.fixture
@@ -139,6 +154,18 @@ def wired() -> Iterator[Callable[..., Wire]]:
     yield wired
     for wire in made:
         wire.worker.stop()
+
+
+def test_a_test_has_few_collections_and_leaves_the_collector_as_it_was(monkeypatch: pytest.MonkeyPatch):
+    """The first one collects nothing before it: there is nothing to find among what imports have made."""
+    monkeypatch.setattr("fineserve_shapes.engine.worker.gc", collector := Collector())
+    wire = Wire(logged=False)
+    begun, ended = ["freeze", (COLLECT_AT, 10, 10)], ["unfreeze", (700, 10, 10)]
+    until(lambda: collector.calls[-2:] == begun)
+    wire.worker.start(wire.performer)
+    until(lambda: collector.calls[-2:] == begun and "collect" in collector.calls)
+    wire.worker.stop()
+    assert collector.calls == [*ended, *begun, *ended, "collect", *begun, *ended]
 
 
 @pytest.mark.parametrize("taken", ["nothing", "a part", "all, and then it fell silent"])
