@@ -63,14 +63,13 @@ class LateAcknowledgements:
             else:
                 self._trial = _Trial(transport, tokens, now_s + TRIAL_S)
 
-    def look(self, transport: Acknowledging, tokens: int, now_s: float) -> None:
-        """So many tokens of the answer have come by now."""
+    def due(self, transport: Acknowledging, now_s: float) -> bool:
+        """Whether this connection is on trial, and that has lasted long enough: then it is to end."""
         trial = self._trial
-        if trial is not None and trial.transport is transport and now_s >= trial.until_s:
-            self.end(transport, tokens)
+        return trial is not None and trial.transport is transport and now_s >= trial.until_s
 
     def end(self, transport: Acknowledging, tokens: int) -> None:
-        """There are no more to come."""
+        """So many tokens of the answer have come: if this connection is on trial, that shows what it can."""
         trial = self._trial
         if trial is None or trial.transport is not transport:
             return

@@ -186,8 +186,8 @@ class Connection:
             if now_s > self._linger_until_s:
                 self.close()
             return
-        if self._reader is not None:
-            self._pool.acknowledgements.look(self._transport, self._reader.tokens, now_s)
+        if self._reader is not None and self._pool.acknowledgements.due(self._transport, now_s):
+            self._pool.acknowledgements.end(self._transport, self._reader.tokens)
         if now_s - self._progress_s > min(limits.progress_s, _SILENCE_S):
             self._catch_up()  # what came by the lane is progress too
         if now_s - self._started_s > limits.request_s:
