@@ -26,7 +26,8 @@ LENIENT = (
     "--disable-stream", "--max-lag", "300ms", "--max-rate-error", 0.5, "--max-cv-error", 1, "--max-dispersion-error", 1,
 )  # fmt: skip
 """The tests' machine is busy: whether a step is valid is not what is tested here."""
-SEARCHED = (*WORKLOAD, *LENIENT, "--slo", "e2e=350ms", "--slo-share", 0.8, "--step-requests", 80, "--settle", 1)
+SEARCHED = (*WORKLOAD, *LENIENT, "--slo", "e2e=300ms", "--slo-share", 0.8, "--step-requests", 80, "--settle", 2)
+"""5 % beyond the known rate the queue uses up the SLO's 100 ms to spare after 42 requests: while the step settles."""
 
 
 def started(locust: Cluster, workers: int, *arguments: object):
@@ -55,7 +56,7 @@ def test_the_capacity_of_a_known_server_is_found(tmp_path: Path, workers: int):
     assert capacity["low_rps"] <= 1.03 * KNOWN_RPS
     assert capacity["high_rps"] >= 0.97 * KNOWN_RPS
     assert (capacity["limited_by"], capacity["finished"], capacity["workload"]) == ("server", True, "poisson")
-    assert (capacity["slo"], capacity["slo_share"]) == (pytest.approx({"e2e_ms": 350.0}), 0.8)
+    assert (capacity["slo"], capacity["slo_share"]) == (pytest.approx({"e2e_ms": 300.0}), 0.8)
     steps = capacity["steps"]
     assert [step["scale"] for step in steps][:2] == [1.0, 2.0]
     assert [step["decision"] for step in steps][:2] == ["holds", "fails"]
