@@ -22,6 +22,7 @@ from fineserve_shapes.arrays import FloatArray, IntArray
 from fineserve_shapes.errors import InputError
 from fineserve_shapes.filenames import named
 from fineserve_shapes.measure import records
+from fineserve_shapes.measure.arrowcolumns import column
 from fineserve_shapes.measure.measurements import Measurements
 from fineserve_shapes.measure.names import Names
 from fineserve_shapes.outcome import OUTCOMES
@@ -285,7 +286,7 @@ def harmless(text: str | None) -> str | None:
 
 
 def _table(columns: Columns, schema: Any) -> Any:
-    return pa.table([pa.array(columns[field.name], type=field.type, from_pandas=True) for field in schema], schema)
+    return pa.Table.from_arrays([column(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def _known(counts: npt.NDArray[Any]) -> list[int | None]:
