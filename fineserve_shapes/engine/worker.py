@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,9 @@ HELLO_EVERY_S = 0.5
 COLLECT_AT = 50_000
 """So many more objects than at the last collection bring on the next: by Python's 700 it comes every second or two, and
 goes over all that is in flight, 20 ms at 500 requests/s, in which nothing is sent or read."""
+SWITCH_S = 0.0005
+"""For so long a thread that writes the log, or reads a trace, keeps the interpreter to itself while it is wanted here; by
+Python's 5 ms each of its turns would hold up what is due."""
 WARM_UP_TOGETHER = 16
 CONFIRM_S = 2.0  # for the master to confirm the last report of a worker that leaves
 GONE_S = 5.0  # a master that has not been heard for so long
@@ -71,6 +75,7 @@ class Worker:
         self._leaving = False
         self._tests = 0  # that have got ready
         self._gc_thresholds = gc.get_threshold()
+        self._switch_s = sys.getswitchinterval()
         self._loop_delay: LoopDelay | None = None
 
     @property
@@ -94,6 +99,7 @@ class Worker:
         self._greenlets = []
         gc.unfreeze()
         gc.set_threshold(*self._gc_thresholds)
+        sys.setswitchinterval(self._switch_s)
         if self._loop_delay is not None:
             self._loop_delay.stop()
             self._loop_delay = None
@@ -194,6 +200,7 @@ class Worker:
         self._tests += 1
         gc.freeze()  # never again over all that imports have made
         gc.set_threshold(COLLECT_AT, *self._gc_thresholds[1:])
+        sys.setswitchinterval(SWITCH_S)
         while not self._local and not self._clock_is_known and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)
         while True:

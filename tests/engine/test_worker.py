@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from fineserve_shapes.arrays import FloatArray
 from fineserve_shapes.engine import spool
 from fineserve_shapes.engine.loopdelay import EVERY_S
-from fineserve_shapes.engine.worker import COLLECT_AT, Worker
+from fineserve_shapes.engine.worker import COLLECT_AT, SWITCH_S, Worker
 from fineserve_shapes.leases import messages
 from fineserve_shapes.leases.beginning import Beginning
 from fineserve_shapes.leases.lease import Lease, Row
@@ -166,6 +167,14 @@ def test_a_test_has_few_collections_and_leaves_the_collector_as_it_was(monkeypat
     until(lambda: collector.calls[-2:] == begun and "collect" in collector.calls)
     wire.worker.stop()
     assert collector.calls == [*ended, *begun, *ended, "collect", *begun, *ended]
+
+
+def test_threads_give_way_quickly_during_a_test():
+    before_s = sys.getswitchinterval()
+    wire = Wire(logged=False)
+    until(lambda: sys.getswitchinterval() == pytest.approx(SWITCH_S))
+    wire.worker.stop()
+    assert sys.getswitchinterval() == before_s > SWITCH_S
 
 
 @pytest.mark.parametrize("taken", ["nothing", "a part", "all, and then it fell silent"])
