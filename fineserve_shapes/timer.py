@@ -17,11 +17,23 @@ _READABLE = 1
 
 _asleep: dict[Timer, float] = {}
 """Until when each timer's greenlet sleeps."""
+_beginning: set[object] = set()
 
 
 def next_due_s() -> float:
-    """When the next greenlet that sleeps on a `Timer` is to wake: longer work in the hub should have ended by then."""
-    return min(_asleep.values(), default=math.inf)
+    """When the next greenlet that sleeps on a `Timer` is to wake, or minus infinity, if one that was due has not begun:
+    longer work in the hub should have ended by then."""
+    return -math.inf if _beginning else min(_asleep.values(), default=math.inf)
+
+
+def begins(what: object) -> None:
+    """It is due, and will have its turn when the hub has gone round; `has_begun` says that it had it."""
+    _beginning.add(what)
+
+
+def has_begun(what: object) -> None:
+    """Or never will."""
+    _beginning.discard(what)
 
 
 def give_way() -> None:

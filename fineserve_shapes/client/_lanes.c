@@ -26,7 +26,7 @@
 #define MOST_DESCRIPTORS 100000000
 #define TIMESTAMPNS 35 /* as receivestamps.py asks for them */
 #define LEAST_READS 16 /* before what is due has its turn, which may come again and again */
-#define VERSION 2 /* of what lanes.py knows */
+#define VERSION 3 /* of what lanes.py knows */
 
 /* An array of times that grows. */
 typedef struct {
@@ -71,7 +71,8 @@ typedef struct {
     Py_ssize_t left;  /* how many more it takes */
     double since_s;   /* no byte that is still to be read came before that */
     double token_s;   /* when the last piece came */
-    double drained_s; /* when the last piece had been read */
+    double drained_s; /* when the last read was over */
+    char paused;      /* what it read is Python's, which has not come to it yet */
 } Lane;
 
 static int lane_init(PyObject *object, PyObject *arguments, PyObject *named)
@@ -190,6 +191,7 @@ static PyMemberDef lane_members[] = {
     {"since_s", T_DOUBLE, offsetof(Lane, since_s), READONLY, NULL},
     {"token_s", T_DOUBLE, offsetof(Lane, token_s), READONLY, NULL},
     {"drained_s", T_DOUBLE, offsetof(Lane, drained_s), READONLY, NULL},
+    {"paused", T_BOOL, offsetof(Lane, paused), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -293,6 +295,13 @@ static double both_clocks(struct timespec *wall)
     return seconds(&now);
 }
 
+static double monotonic_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return seconds(&now);
+}
+
 /* When what was read came, by its stamp where it has one; `now_s` becomes the time after the read. */
 static double came_s(struct msghdr *message, double since_s, double *now_s)
 {
@@ -310,16 +319,13 @@ static double came_s(struct msghdr *message, double since_s, double *now_s)
     return *now_s;
 }
 
-/* A read of so many pieces of a lane. */
-static int lanes_log(Lanes *self, const Lane *lane, double at_s, double now_s, Py_ssize_t pieces)
+/* A read of so many pieces of a lane, which was last known to be empty at `empty_s`. */
+static int lanes_log(Lanes *self, const Lane *lane, double empty_s, double at_s, double now_s, Py_ssize_t pieces)
 {
     if (times_add(&self->delays_s, now_s - at_s) < 0)
         return -1;
-    if (pieces > 1) {
-        double empty_s = lane->drained_s > self->emptied_s ? lane->drained_s : self->emptied_s;
-        if (times_add(&self->unsure_s, at_s > empty_s ? at_s - empty_s : 0) < 0)
-            return -1;
-    }
+    if (pieces > 1 && times_add(&self->unsure_s, at_s > empty_s ? at_s - empty_s : 0) < 0)
+        return -1;
     double gap_s = (at_s - lane->token_s) / (double)pieces;
     if (self->gap_s == 0)
         self->gap_s = gap_s;
@@ -328,7 +334,9 @@ static int lanes_log(Lanes *self, const Lane *lane, double at_s, double now_s, P
     return 0;
 }
 
-/* Read one socket. 0: what came is the lane's; 1: it is Python's, in `other`; -1: an exception is set. */
+/* Read one socket. 0: what came is the lane's; 1: it is Python's, in `other`; -1: an exception is set.
+ *
+ * What is Python's ends the lane, and pauses it: Python may come to it later, and what comes next must not overtake it. */
 static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
 {
     char control[CMSG_SPACE(sizeof(struct timespec))];
@@ -338,18 +346,24 @@ static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
     if (size < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
             return 0;
-        *other = Py_BuildValue("iid", fd, errno, lane->since_s);
+        lane->left = 0;
+        lane->paused = 1;
+        *other = Py_BuildValue("iiddd", fd, errno, lane->since_s, monotonic_s(), lane->drained_s);
         return *other == NULL ? -1 : 1;
     }
     double now_s, at_s = came_s(&message, lane->since_s, &now_s);
+    double empty_s = lane->drained_s > self->emptied_s ? lane->drained_s : self->emptied_s;
     lane->since_s = at_s;
+    lane->drained_s = now_s;
     Py_ssize_t bytes, pieces = lane_count(lane, self->buffer, size, &bytes);
     if (pieces == 0 || pieces > lane->left) {
+        lane->left = 0;
+        lane->paused = 1;
         PyObject *read = PyBytes_FromStringAndSize(self->buffer, size); /* before all that can run Python */
-        *other = read == NULL ? NULL : Py_BuildValue("iNd", fd, read, at_s);
+        *other = read == NULL ? NULL : Py_BuildValue("iNddd", fd, read, at_s, now_s, empty_s);
         return *other == NULL ? -1 : 1;
     }
-    if (lanes_log(self, lane, at_s, now_s, pieces) < 0)
+    if (lanes_log(self, lane, empty_s, at_s, now_s, pieces) < 0)
         return -1;
     for (Py_ssize_t number = 0; number < pieces; number++)
         if (times_add(&lane->held, at_s) < 0)
@@ -357,15 +371,7 @@ static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
     lane->left -= pieces;
     lane->bytes += bytes;
     lane->token_s = at_s;
-    lane->drained_s = now_s;
     return 0;
-}
-
-static double monotonic_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return seconds(&now);
 }
 
 static PyObject *lanes_drain(PyObject *object, PyObject *arguments)
@@ -390,10 +396,12 @@ static PyObject *lanes_drain(PyObject *object, PyObject *arguments)
         }
         int fd = found[number].data.fd;
         Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
+        if (lane != NULL && lane->paused)
+            continue;
         PyObject *other = NULL;
         int whose = 1;
         if (lane == NULL) {
-            other = Py_BuildValue("iOi", fd, Py_None, 0);
+            other = Py_BuildValue("iOiii", fd, Py_None, 0, 0, 0);
         } else { /* making an object can run anything, the end of this lane included */
             Py_INCREF((PyObject *)lane);
             whose = lanes_read(self, fd, lane, &other);

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from array import array
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import gevent
 import httptools
-from gevent.hub import Waiter, get_hub
+from gevent.hub import Waiter
 
 from fineserve_shapes.client.acknowledgements import LateAcknowledgements
 from fineserve_shapes.client.reactor import Reactor
@@ -109,7 +110,7 @@ class Connection:
         self._between_chunks = False  # HTTP's framing has ended a piece of the body, and told of no other
         self._lane: Lane | None = None
         self._sender: tuple[Waiter, gevent.Greenlet] | None = None  # who is sending, for which exchange
-        reactor.add(transport.fileno(), self._on_readable)
+        reactor.add(transport.fileno(), self._on_readable, self._on_read)
 
     def exchange(self, request: bytes, reader: AnswerReader, started_s: float) -> str:
         """Send a request and wait for its end: "done", "eof", "reset", "garbage", "hopeless" or a deadline's text."""
@@ -121,6 +122,8 @@ class Connection:
         self._at_s = self._progress_s = self._drained_s = _now()
         self._token_s = None
         self._waiter = waiter = Waiter()
+        if self._reactor.new_lane is not None and self._transport.stamped is not None:
+            self._lay(b"", b"", 0, self._drained_s, 0.0)  # which knows nothing, and reads
         self._reactor.watch(self)
         self._sender = waiter, gevent.getcurrent()
         try:
@@ -146,6 +149,7 @@ class Connection:
 
     def quiet(self) -> bool:
         """Whether an idle connection is good for another request: what comes on it, its end say, closes it."""
+        self._reactor.serve(self._transport.fileno())
         if not self._closed and self._transport.readable():
             self._on_readable()
         return not self._closed
@@ -201,7 +205,7 @@ class Connection:
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             self.ended_s = at_s
-            get_hub().loop.run_callback(self._wake, waiter, how)  # not now: other sockets are to be read first
+            self._reactor.call_later(partial(self._wake, waiter, how))
 
     def _wake(self, waiter: Waiter, how: str) -> None:
         sender = self._sender
@@ -217,22 +221,22 @@ class Connection:
         except OSError:  # a reset, or TLS gone wrong
             self._reset()
         else:
-            self._take(data, at_s)
+            self._take(data, at_s, _now(), max(self._drained_s, self._reactor.emptied_s))
 
-    def _on_other(self, data: bytes | int, at_s: float) -> None:
+    def _on_read(self, data: bytes | int, at_s: float, read_s: float, empty_s: float) -> None:
         """The lane has read what is none of its pieces, or an error."""
         self._catch_up()
         if isinstance(data, int):
             self._reset()
         else:
-            self._take(data, at_s)
+            self._take(data, at_s, read_s, empty_s)
 
     def _reset(self) -> None:
         """It cannot be read any more."""
         self._at_s = _now()
         self._lost("reset")
 
-    def _take(self, data: bytes, at_s: float) -> None:
+    def _take(self, data: bytes, at_s: float, read_s: float, empty_s: float) -> None:
         self._at_s = at_s
         if not data:
             self._lost("eof")
@@ -255,28 +259,32 @@ class Connection:
                     self._linger_until_s = None
                     self._pool.lingering.discard(self)
                     self._settle()
-            self._log_read(at_s)
+            self._log_read(at_s, read_s, max(at_s - empty_s, 0.0))
             self._lay_lane(data)
 
     def _lay_lane(self, data: bytes) -> None:
-        """Let the repeats of the last event be read by a lane, where there can be one; what was there before goes.
+        """Let the repeats of the last event be read by a lane, where there can be one.
 
         A lane reads whole chunks of HTTP, so these bytes, the last that were read, must have ended with one: their last
-        line is not the header of the next, which would have been told.
+        line is not the header of the next, which would have been told. Where there is none, the lane that there is reads
+        on, and knows nothing any longer.
         """
-        make, stamped, reader = self._reactor.new_lane, self._transport.stamped, self._reader
-        if make is None or stamped is None or reader is None:
+        lane, reader = self._lane, self._reader
+        if lane is None or reader is None:
             return
-        whole = self._between_chunks and data.endswith(b"\r\n")
-        repeat = reader.repeat if whole and self._waiter is not None else None
-        if repeat is None and self._lane is None:
-            return
-        self._lift_lane()  # also where the event is still the same: Python may have counted tokens since
-        if repeat is not None and self._token_s is not None:
-            self._lane = reader.ahead = make(
-                *repeat.around, reader.most_repeats, stamped.since_s, self._token_s, self._drained_s
-            )
-            self._reactor.lay(self._transport.fileno(), self._lane, self._on_other)
+        repeat = reader.repeat if self._between_chunks and data.endswith(b"\r\n") else None
+        if repeat is None or self._waiter is None or self._token_s is None:
+            lane.paused = False
+        else:
+            self._lay(*repeat.around, reader.most_repeats, lane.since_s, self._token_s)
+            reader.ahead = self._lane
+
+    def _lay(self, before: bytes, after: bytes, most: int, since_s: float, token_s: float) -> None:
+        """Let a lane read the connection, in the place of the one that there is."""
+        make = self._reactor.new_lane
+        assert make is not None
+        self._lane = make(before, after, most, since_s, token_s, self._drained_s)
+        self._reactor.lay(self._transport.fileno(), self._lane)
 
     def _catch_up(self) -> None:
         """Take over what the lane holds."""
@@ -298,11 +306,9 @@ class Connection:
                 self._reader.ahead = None
             self._lane = None
 
-    def _log_read(self, at_s: float) -> None:
+    def _log_read(self, at_s: float, read_s: float, unsure_s: float) -> None:
         """How late it was, and how sure the times of its tokens are."""
-        read_s = _now()
         if pieces := self._token_pieces:
-            unsure_s = max(at_s - max(self._drained_s, self._reactor.emptied_s), 0.0)
             if self._token_s is None:
                 self._reactor.reads.first(read_s - at_s, unsure_s, pieces)
                 self._pool.acknowledgements.begin(self._transport, pieces, read_s)

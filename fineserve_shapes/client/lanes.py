@@ -3,7 +3,9 @@
 Nearly all that a stream sends is one more event that equals the last one but for its text. Once an answer's reader has
 learned such an event (`protocol.repeats`), its connection gets a lane: whole chunks of HTTP that hold one more of them
 are then read, recognised and given their times in C, some tens of them a tick, without a line of Python between them.
-Whatever is anything else comes to Python as it was read. A lane's pieces are taken over before that, and at the end.
+Whatever is anything else comes to Python as it was read, with its times. A lane's pieces are taken over before that, and
+at the end. A connection whose answer has no such event, or not yet, has a lane that knows nothing: what comes is read in
+time all the same, however long Python takes to come to it.
 
 There is nothing in a lane that Python does not do as well, only slower: without the part in C (another system, no
 compiler at installation, FINESERVE_NO_LANES set) every read goes the plain way, to the same results. A test holds
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
 SWITCH = "FINESERVE_NO_LANES"
 """Set to anything, it leaves the part in C out."""
 
-_VERSION = 2
+_VERSION = 3
 
-Others = list[tuple[int, bytes | int | None, float]]
+Others = list[tuple[int, bytes | int | None, float, float, float]]
 """Descriptors that are Python's to serve, with what was read (or the error of the read, or None where nothing was read
-yet), and when that came."""
+yet), when that came, when it had been read, and when the descriptor had last been known to be empty before."""
 
 
 class Lanes(Protocol):
@@ -48,7 +50,8 @@ class Lanes(Protocol):
     def drain(self, most: int, until_s: float) -> tuple[int, Others]:
         """Serve so many readable descriptors at most, and none but a few after that time (perf_counter).
 
-        How many there were (`most` where there may be more), and those that are for Python to serve.
+        How many there were (`most` where there may be more), and those that are for Python to serve. A lane that read
+        what is Python's knows nothing any longer, and is `paused`: it reads on when that is taken back.
         """
 
     def take_delays(self) -> bytes:
@@ -74,7 +77,7 @@ class NoLanes:
     def drain(self, most: int, until_s: float) -> tuple[int, Others]:  # noqa: ARG002 - who reads them looks at the time
         """See `Lanes`."""
         found = self._epoll.poll(0, most)
-        return len(found), [(fd, None, 0.0) for fd, _events in found]
+        return len(found), [(fd, None, 0.0, 0.0, 0.0) for fd, _events in found]
 
     def take_delays(self) -> bytes:
         """There are none."""

@@ -7,14 +7,16 @@ Where the kernel stamps what comes, a piece need not be read at once: only befor
 sockets are looked at by the clock while answers are awaited, at an interval that follows the gaps between tokens, which
 saves most of the waking up. A tick reads few sockets, and the hub goes round between ticks: what is due goes out first.
 Without stamps the time of a read is all there is, and every piece wakes the reader. Where answers have lanes (`lanes`),
-most of what comes never gets as far as a callback.
+most of what comes never gets as far as a callback, and what does was read and stamped before: it waits here for its turn,
+in order, while something else is due.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 from gevent import monkey
@@ -32,10 +34,14 @@ logger = logging.getLogger(__name__)
 
 _READABLE = 1  # libev's READ
 _EPOLLIN = 1
-_READS_PER_TICK, _LANE_READS_PER_TICK = 48, 160
+_READS_PER_ROUND, _LANE_READS_PER_ROUND = 48, 160
 """Some 0.7 ms, less where something is due before: what is read later has its stamp all the same, what is due has not."""
-_LEAST_READS = 8
-"""By callbacks, even if something is due."""
+_MOST_ROUNDS = 6
+"""Before what was read is served, which can wait longer than what is to be read, and other greenlets have their turn."""
+_SERVE_S = 0.002
+"""For so long what was read is served before more is read."""
+_LEAST_SERVED = 4
+"""Of what was read, or has ended, even if something is due."""
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
 _TICKS_PER_GAP = 4
@@ -62,6 +68,11 @@ def give_back(reactor: Reactor) -> None:
             reactor.close()
 
 
+OnRead = Callable[[bytes | int, float, float, float], None]
+"""Takes what was read (or the number of an error), when it came, when it had been read, and when there had last been
+nothing to read; all perf_counter."""
+
+
 class WithDeadline(Protocol):
     """Something with deadlines."""
 
@@ -76,17 +87,19 @@ class Reactor:
         self._clock = clock
         self._stamping = keep_stamping()  # from before the first connection to after the last
         self._epoll = monkey.get_original("select", "epoll")()
-        self._readers: dict[int, Callable[[], None]] = {}
-        self._takers: dict[int, Callable[[bytes | int, float], None]] = {}
+        self._readers: dict[int, tuple[Callable[[], None], OnRead | None]] = {}
+        self._laid: set[int] = set()
+        self._unserved: dict[int, tuple[bytes | int, float, float, float]] = {}  # read, in order
+        self._calls: deque[Callable[[], None]] = deque()
         self._watched: set[WithDeadline] = set()
         self.new_lane = lane_type() if self._stamping is not None else None
         """Makes a lane for `lay`; None where all is to be read by callbacks."""
         self._lanes: Lanes = open_lanes(self._epoll, SHORTER, LONGER)
         self._lanes.emptied_s = clock()
-        self._reads_per_tick = _READS_PER_TICK if self.new_lane is None else _LANE_READS_PER_TICK
+        self._reads_per_round = _READS_PER_ROUND if self.new_lane is None else _LANE_READS_PER_ROUND
         self.reads = ReadLog(self._lanes)
         self._alarm: Alarm | None = None
-        self._ticking = False
+        self._ticking = self._gave_way = False
         self._every_s = 0.0  # at what interval the alarm rings by itself
         if self._stamping is not None:
             self._alarm = Alarm(self._tick)
@@ -105,34 +118,50 @@ class Reactor:
         """Whether the kernel says when bytes came; else it is the time at which they were read."""
         return self._stamping is not None
 
-    def add(self, fd: int, on_readable: Callable[[], None]) -> None:
-        """Call back whenever the descriptor is readable or has ended; the callback must not block or switch."""
-        self._readers[fd] = on_readable
+    def add(self, fd: int, on_readable: Callable[[], None], on_read: OnRead | None = None) -> None:
+        """Call back whenever the descriptor is readable or has ended; the callbacks must not block or switch.
+
+        on_read: called with what a lane has read that is not its own.
+        """
+        self._readers[fd] = on_readable, on_read
         self._epoll.register(fd, _EPOLLIN)
 
     def remove(self, fd: int) -> None:
-        """Forget a descriptor; before it is closed."""
+        """Forget a descriptor; before it is closed. What was read of it and is not served yet is dropped."""
         if self._readers.pop(fd, None) is not None:
             self.lift(fd)
             self._epoll.unregister(fd)
+            self._unserved.pop(fd, None)
 
-    def lay(self, fd: int, lane: Lane, on_other: Callable[[bytes | int, float], None]) -> None:
-        """Let a lane read the descriptor; call back with whatever it read that is not its own, the number of an error
-        included, and when that came."""
-        self._takers[fd] = on_other
+    def lay(self, fd: int, lane: Lane) -> None:
+        """Let a lane read the descriptor."""
+        self._laid.add(fd)
         self._lanes.lay(fd, lane)
 
     def lift(self, fd: int) -> None:
         """The descriptor is read by its callback again."""
-        if self._takers.pop(fd, None) is not None:
+        if fd in self._laid:
+            self._laid.remove(fd)
             self._lanes.lift(fd)
+
+    def serve(self, fd: int) -> None:
+        """Hand over now what was read of a descriptor and waits for its turn."""
+        read, callbacks = self._unserved.pop(fd, None), self._readers.get(fd)
+        if read is not None and callbacks is not None and callbacks[1] is not None:
+            self._guarded(fd, callbacks[1], *read)
+
+    def call_later(self, callback: Callable[[], None]) -> None:
+        """In the hub, after what has been read by now, and not before what is due; the callback may switch."""
+        if self._alarm is None:
+            get_hub().loop.run_callback(callback)
+        else:
+            self._calls.append(callback)
+            self._tick_at(self._clock())
 
     def watch(self, watched: WithDeadline) -> None:
         """Check its deadlines from now on, and look for what it waits for."""
         self._watched.add(watched)
-        if self._alarm is not None and not self._ticking:
-            self._ticking = True
-            self._alarm.set(self._clock() + self._interval_s)
+        self._tick_at(self._clock() + self._interval_s)
 
     def unwatch(self, watched: WithDeadline) -> None:
         """Check them no more."""
@@ -140,10 +169,13 @@ class Reactor:
 
     def close(self) -> None:
         """Stop; the sockets are their owners' to close."""
-        for fd in list(self._takers):
+        for fd in list(self._laid):
             self.lift(fd)
         self._readers.clear()  # a connection that is closed after this has nothing to remove
         self._watched.clear()
+        for callback in self._calls:
+            get_hub().loop.run_callback(callback)
+        self._calls.clear()
         self._sweeper.kill(block=False)
         if self._alarm is not None:
             self._alarm.close()
@@ -158,10 +190,16 @@ class Reactor:
     def _interval_s(self) -> float:
         return min(max(self.reads.gap_s / _TICKS_PER_GAP, _SHORTEST_TICK_S), _LONGEST_TICK_S)
 
+    def _tick_at(self, at_s: float) -> None:
+        """Begin to tick, if that has stopped."""
+        if self._alarm is not None and not self._ticking:
+            self._ticking = True
+            self._alarm.set(at_s)
+
     def _tick(self) -> None:
         more = self._drain()
-        self._ticking = bool(self._watched)
-        if self._alarm is None:
+        self._ticking = more or bool(self._watched)
+        if self._alarm is None or self._epoll.closed:  # which what was served may have done
             return
         if not self._ticking:
             self._alarm.clear()
@@ -176,28 +214,59 @@ class Reactor:
                 self._every_s = every_s
 
     def _drain(self) -> bool:
-        """Read what is there; whether there may be more."""
-        began_s, due_s = self._clock(), next_due_s()
-        found, others = self._lanes.drain(self._reads_per_tick, due_s)
-        for number, (fd, data, at_s) in enumerate(others):
-            try:
-                if data is None and number >= _LEAST_READS and self._clock() >= due_s:
-                    found = self._reads_per_tick  # it stays readable
-                elif data is None:
-                    on_readable = self._readers.get(fd)  # a callback before it may have removed it
-                    if on_readable is not None:
-                        on_readable()
+        """Read what is there, and serve what was read; whether there may be more of either."""
+        due_s = next_due_s()
+        if due_s <= self._clock() and not self._gave_way:  # once: a plan that is too fast must not keep all unread
+            self._gave_way = True
+            return True
+        self._gave_way = False
+        unread: list[int] = []  # which have no lane
+        empty_s = self._read(unread, due_s)
+        until_s = min(due_s, self._clock() + _SERVE_S)
+        served = 0
+        while self._unserved or self._calls or unread:
+            if served >= _LEAST_SERVED and self._clock() >= until_s:
+                return True  # what is unread stays readable
+            served += 1
+            if self._unserved:  # first: what is learned of an answer makes reading the rest of it cheap
+                self.serve(next(iter(self._unserved)))
+            elif unread:
+                fd = unread.pop()
+                if (callbacks := self._readers.get(fd)) is not None:  # a callback before it may have removed it
+                    self._guarded(fd, callbacks[0])
+            else:
+                self._guarded(None, self._calls.popleft())
+        if empty_s is not None:
+            self._lanes.emptied_s = empty_s
+        return empty_s is None
+
+    def _read(self, unread: list[int], until_s: float) -> float | None:
+        """Let lanes read what there is, for so long at most, and find what has no lane; when all was last known to be
+        empty but for that, None where there may be more."""
+        for rounds in range(_MOST_ROUNDS):
+            began_s = self._clock()
+            if rounds and (unread or began_s >= until_s):
+                break
+            found, others = self._lanes.drain(self._reads_per_round, until_s)
+            for fd, data, at_s, read_s, empty_s in others:
+                if data is None:
+                    unread.append(fd)
                 else:
-                    on_other = self._takers.get(fd)
-                    if on_other is not None:
-                        on_other(data, at_s)
-            except Exception:  # gevent would stop the watcher, and with it every stream of the process
-                logger.exception("a connection could not be read; its deadline will end it")
+                    self._unserved[fd] = data, at_s, read_s, empty_s
+            if found < self._reads_per_round:
+                if not unread:
+                    self._lanes.emptied_s = began_s
+                return began_s
+        return None
+
+    def _guarded(self, fd: int | None, callback: Callable[..., None], *given: Any) -> None:
+        """gevent would stop the watcher at an exception, and with it every stream of the process."""
+        try:
+            callback(*given)
+        except Exception:
+            logger.exception("a connection could not be read; its deadline will end it")
+            if fd is not None:
                 self.remove(fd)
-        if found < self._reads_per_tick:
-            self._lanes.emptied_s = began_s
-            return False
-        return True
 
     def _sweep(self) -> None:
         while True:

@@ -15,7 +15,7 @@ from gevent.pool import Group
 from fineserve_shapes.leases.holder import LeaseHolder
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.leases.slots import NO_LOAD, Limit, Load
-from fineserve_shapes.timer import Timer, give_way
+from fineserve_shapes.timer import Timer, begins, give_way, has_begun
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Dispatcher:
         self._woken = Event()
         self._has_unprepared = Event()
         self._requests = Group()
+        self._unbegun = 0  # requests that were sent on their way, whose greenlets have not begun
         self._greenlets = [gevent.spawn(self._dispatch), gevent.spawn(self._prepare_ahead)]
 
     @property
@@ -105,6 +106,7 @@ class Dispatcher:
         self._holder.void()
         if timeout_s <= 0 or not self._requests.join(timeout=timeout_s):
             self._requests.kill(timeout=5)
+        has_begun(self)
 
     def _dispatch(self) -> None:
         timer = Timer()
@@ -139,9 +141,17 @@ class Dispatcher:
         held_s = max(self._freed_s - row.due_s, 0.0)
         self._late_s += now_s - max(self._came_s.pop(row.request, row.due_s), row.due_s + held_s)
         self._sent += 1
-        request = self._requests.spawn(self._perform, row, self._prepared.pop(row.request, None), held_s)
+        self._unbegun += 1
+        begins(self)
+        request = self._requests.spawn(self._begin, row, self._prepared.pop(row.request, None), held_s)
         if self._limit is not None:
             request.rawlink(self._free)
+
+    def _begin(self, row: Row, prepared: Any, held_s: float) -> None:
+        self._unbegun -= 1
+        if not self._unbegun:
+            has_begun(self)
+        self._perform(row, prepared, held_s)
 
     def _free(self, *_: Any) -> None:
         if not self._freed.is_set() and not self._full:

@@ -28,6 +28,7 @@ from fineserve_shapes.client.reactor import Reactor
 from fineserve_shapes.client.transport import PlainTransport
 from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.result import Result
+from fineserve_shapes.timer import begins, has_begun
 
 pytestmark = pytest.mark.skipif(lane_type() is None, reason="the part in C is not built here")
 
@@ -108,8 +109,17 @@ def test_what_is_no_repeat_comes_as_it_was_read(data: bytes):
         theirs.sendall(data)
         found, others = lanes.drain(10, math.inf)
         assert (found, lane.held) == (1, 0)
-        assert [(fd, read) for fd, read, _ in others] == [(ours.fileno(), data)]
-        assert 0 <= time.perf_counter() - others[0][2] < 1
+        assert [(fd, read) for fd, read, *_ in others] == [(ours.fileno(), data)]
+        at_s, read_s, empty_s = others[0][2:]
+        assert empty_s <= at_s <= read_s <= time.perf_counter() < at_s + 1
+        theirs.sendall(PLAIN)
+        assert (lane.paused, lanes.drain(10, math.inf)) == (
+            True,
+            (1, []),
+        )  # it must not overtake what Python has not come to
+        lane.paused = False
+        assert lanes.drain(10, math.inf)[1][0][:2] == (ours.fileno(), PLAIN)
+        assert (lane.held, lane.paused) == (0, True)
 
 
 @pytest.mark.parametrize("text", [b" word", b"\xc3\xa9", b"\xff", b"\\n", b'\\"', b"\\\\", b"a" * 60_000, b"\x7f"])
@@ -180,10 +190,98 @@ def test_a_lane_that_is_lifted_reads_no_more():
     with laid() as (lanes, lane, ours, theirs):
         theirs.sendall(PLAIN)
         lanes.lift(ours.fileno())
-        assert lanes.drain(10, math.inf) == (1, [(ours.fileno(), None, 0)])
+        assert lanes.drain(10, math.inf) == (1, [(ours.fileno(), None, 0, 0, 0)])
         lanes.lift(ours.fileno())  # twice is no error
         lanes.lift(10**6)
         assert (lane.held, ours.recv(100)) == (0, PLAIN)
+
+
+# a reactor with lanes
+
+
+@contextmanager
+def laid_in_a_reactor(count: int) -> Iterator[tuple[Reactor, Any, list[tuple[socket.socket, socket.socket]]]]:
+    """A reactor whose alarm does not ring, a lane that knows nothing on each of so many connections, and their ends.
+
+    What lanes read is put down in `reactor.served`: the number of the connection, and what was read."""
+    from fineserve_shapes.client._lanes import Lane
+
+    reactor: Any = Reactor(time.perf_counter)
+    reactor.served = []
+    pairs = [pair() for _ in range(count)]
+    try:
+        for number, (ours, _) in enumerate(pairs):
+
+            def on_read(*read: object, number: int = number, ours: socket.socket = ours) -> None:
+                reactor.served.append((number, *read))
+                reactor.lay(ours.fileno(), Lane(b"", b"", 0, 0.0, 0.0, 0.0))
+
+            reactor.add(ours.fileno(), lambda: None, on_read)
+            reactor.lay(ours.fileno(), Lane(b"", b"", 0, 0.0, 0.0, 0.0))
+        yield reactor, reactor.served, pairs
+    finally:
+        reactor.close()
+        for sock in (sock for ends in pairs for sock in ends):
+            sock.close()
+
+
+@pytest.fixture
+def due() -> Iterator[None]:
+    """Something is due, and has not begun."""
+    begins("a request")
+    yield
+    has_begun("a request")
+
+
+def test_what_is_due_goes_first_once_and_then_all_is_read_and_a_little_served(due: None):
+    """What was read has its times, however long it waits then; of each connection one piece waits, in its order."""
+    with laid_in_a_reactor(12) as (reactor, served, pairs):
+        for _, theirs in pairs:
+            theirs.sendall(b"first")
+        assert reactor._drain()
+        assert served == []
+        assert reactor._drain()
+        assert len(served) == 4
+        read_s = time.perf_counter()
+        for _, theirs in pairs:
+            theirs.sendall(b"second")
+        time.sleep(0.02)
+        has_begun("a request")
+        for _ in range(3):  # what waited, and with it what came meanwhile, and nothing more
+            reactor._drain()
+        assert [number for number, *_ in served[:12]] == list(range(12))
+        assert {data for _, data, *_ in served[:12]} == {b"first"}
+        assert all(at_s <= came_s <= read_s for _, _, at_s, came_s, _ in served[:12])
+        assert sorted((number, data) for number, data, *_ in served[12:]) == [
+            (number, b"second") for number in range(12)
+        ]
+
+
+def test_what_was_read_is_handed_over_at_once_where_that_is_asked_and_dropped_with_its_descriptor(due: None):
+    with laid_in_a_reactor(7) as (reactor, served, pairs):
+        for _, theirs in pairs:
+            theirs.sendall(b"first")
+        reactor._drain()
+        reactor._drain()
+        assert [number for number, *_ in served] == [0, 1, 2, 3]
+        reactor.serve(pairs[5][0].fileno())
+        reactor.serve(pairs[5][0].fileno())  # twice is no error
+        reactor.remove(pairs[6][0].fileno())
+        has_begun("a request")
+        assert not reactor._drain()
+        assert [number for number, *_ in served] == [0, 1, 2, 3, 5, 4]
+
+
+def test_what_ended_is_called_after_what_was_read_and_even_if_the_reactor_closes():
+    called: list[str] = []
+    with laid_in_a_reactor(1) as (reactor, served, pairs):
+        reactor.call_later(lambda: called.append(f"after {len(served)}"))
+        pairs[0][1].sendall(b"first")
+        assert not reactor._drain()
+        assert called == ["after 1"]
+        reactor.call_later(lambda: called.append("at the end"))
+    gevent.sleep(0)
+    assert called == ["after 1", "at the end"]
 
 
 # a connection with it and without
@@ -224,7 +322,7 @@ def select_readable(sock: socket.socket) -> bool:
 def answer(pieces: list[bytes], asked: int | None) -> tuple[Result, list[tuple[Any, ...]], str]:
     """What comes of an answer in these pieces: the result, what the reader showed meanwhile, and how it ended."""
     shown = []
-    with exchange(asked) as (connection, reader, _, send, waiting):
+    with exchange(asked) as (connection, reader, reactor, send, waiting):
         for data in pieces:
             send(data)
             shown.append(
@@ -232,7 +330,7 @@ def answer(pieces: list[bytes], asked: int | None) -> tuple[Result, list[tuple[A
             )
             if connection._waiter is None:
                 break
-        gevent.sleep(0)
+        reactor._drain()
         if waiting.ready():
             end = waiting.value
         else:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import gevent
 import pytest
 from gevent import monkey
-from gevent.hub import get_hub
 from servers import (
     END,
     HEAD,
@@ -82,7 +82,7 @@ def test_the_end_is_the_time_of_the_last_read_however_late_the_greenlet_wakes(la
         __slots__ = ()
 
         def feed(self, data: bytes, at_s: float) -> bool:
-            get_hub().loop.run_callback(_block, 0.1)
+            lab.reactor.call_later(partial(_block, 0.1))
             return super().feed(data, at_s)
 
     client = lab.client(lab.answer(sized("200 OK", b"".join(events()))).url)
