@@ -72,7 +72,6 @@ typedef struct {
     double since_s;   /* no byte that is still to be read came before that */
     double token_s;   /* when the last piece came */
     double drained_s; /* when the last read was over */
-    char paused;      /* what it read is Python's, which has not come to it yet */
 } Lane;
 
 static int lane_init(PyObject *object, PyObject *arguments, PyObject *named)
@@ -191,7 +190,6 @@ static PyMemberDef lane_members[] = {
     {"since_s", T_DOUBLE, offsetof(Lane, since_s), READONLY, NULL},
     {"token_s", T_DOUBLE, offsetof(Lane, token_s), READONLY, NULL},
     {"drained_s", T_DOUBLE, offsetof(Lane, drained_s), READONLY, NULL},
-    {"paused", T_BOOL, offsetof(Lane, paused), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -334,9 +332,26 @@ static int lanes_log(Lanes *self, const Lane *lane, double empty_s, double at_s,
     return 0;
 }
 
+/* Take what came at `at_s` if it is the lane's: 1; else 0; -1: an exception is set. */
+static int lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize_t size, double at_s, double now_s, double empty_s)
+{
+    Py_ssize_t bytes, pieces = lane_count(lane, data, size, &bytes);
+    if (pieces == 0 || pieces > lane->left)
+        return 0;
+    if (lanes_log(self, lane, empty_s, at_s, now_s, pieces) < 0)
+        return -1;
+    for (Py_ssize_t number = 0; number < pieces; number++)
+        if (times_add(&lane->held, at_s) < 0)
+            return -1;
+    lane->left -= pieces;
+    lane->bytes += bytes;
+    lane->token_s = at_s;
+    return 1;
+}
+
 /* Read one socket. 0: what came is the lane's; 1: it is Python's, in `other`; -1: an exception is set.
  *
- * What is Python's ends the lane, and pauses it: Python may come to it later, and what comes next must not overtake it. */
+ * What is Python's ends the lane: Python may come to it later, and what comes next must not overtake it. */
 static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
 {
     char control[CMSG_SPACE(sizeof(struct timespec))];
@@ -347,7 +362,6 @@ static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
             return 0;
         lane->left = 0;
-        lane->paused = 1;
         *other = Py_BuildValue("iiddd", fd, errno, lane->since_s, monotonic_s(), lane->drained_s);
         return *other == NULL ? -1 : 1;
     }
@@ -355,23 +369,33 @@ static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
     double empty_s = lane->drained_s > self->emptied_s ? lane->drained_s : self->emptied_s;
     lane->since_s = at_s;
     lane->drained_s = now_s;
-    Py_ssize_t bytes, pieces = lane_count(lane, self->buffer, size, &bytes);
-    if (pieces == 0 || pieces > lane->left) {
+    int taken = lanes_take(self, lane, self->buffer, size, at_s, now_s, empty_s);
+    if (taken < 0)
+        return -1;
+    if (!taken) {
         lane->left = 0;
-        lane->paused = 1;
         PyObject *read = PyBytes_FromStringAndSize(self->buffer, size); /* before all that can run Python */
         *other = read == NULL ? NULL : Py_BuildValue("iNddd", fd, read, at_s, now_s, empty_s);
         return *other == NULL ? -1 : 1;
     }
-    if (lanes_log(self, lane, empty_s, at_s, now_s, pieces) < 0)
-        return -1;
-    for (Py_ssize_t number = 0; number < pieces; number++)
-        if (times_add(&lane->held, at_s) < 0)
-            return -1;
-    lane->left -= pieces;
-    lane->bytes += bytes;
-    lane->token_s = at_s;
     return 0;
+}
+
+/* Bytes that were read before this lane was laid, and waited: whether they were its own. */
+static PyObject *lanes_offer(PyObject *object, PyObject *arguments)
+{
+    Lanes *self = (Lanes *)object;
+    int fd;
+    const char *data;
+    Py_ssize_t size;
+    double at_s, read_s, empty_s;
+    if (!PyArg_ParseTuple(arguments, "iy#ddd", &fd, &data, &size, &at_s, &read_s, &empty_s))
+        return NULL;
+    Lane *lane = fd >= 0 && fd < self->room ? self->by_fd[fd] : NULL;
+    int taken = lane == NULL ? 0 : lanes_take(self, lane, data, size, at_s, read_s, empty_s);
+    if (lane != NULL && !taken)
+        lane->left = 0;
+    return taken < 0 ? NULL : PyBool_FromLong(taken);
 }
 
 static PyObject *lanes_drain(PyObject *object, PyObject *arguments)
@@ -396,8 +420,6 @@ static PyObject *lanes_drain(PyObject *object, PyObject *arguments)
         }
         int fd = found[number].data.fd;
         Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
-        if (lane != NULL && lane->paused)
-            continue;
         PyObject *other = NULL;
         int whose = 1;
         if (lane == NULL) {
@@ -430,6 +452,7 @@ static PyObject *lanes_take_unsure(PyObject *object, PyObject *Py_UNUSED(nothing
 static PyMethodDef lanes_methods[] = {
     {"lay", lanes_lay, METH_VARARGS, NULL},
     {"lift", lanes_lift, METH_VARARGS, NULL},
+    {"offer", lanes_offer, METH_VARARGS, NULL},
     {"drain", lanes_drain, METH_VARARGS, NULL},
     {"take_delays", lanes_take_delays, METH_NOARGS, NULL},
     {"take_unsure", lanes_take_unsure, METH_NOARGS, NULL},

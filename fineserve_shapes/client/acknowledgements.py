@@ -13,6 +13,7 @@ the first token of an answer. After some trials that failed all stays as it was.
 
 from __future__ import annotations
 
+import math
 import socket
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,8 +52,8 @@ class LateAcknowledgements:
         self._trial: _Trial | None = None
         self._trials_left = TRIALS if hasattr(socket, "TCP_QUICKACK") else 0
 
-    def begin(self, transport: Acknowledging, tokens: int, now_s: float) -> None:
-        """The first tokens of an answer, so many, have come by this connection."""
+    def begin(self, transport: Acknowledging, tokens: int, now_s: float) -> bool:
+        """The first tokens of an answer, so many, have come by this connection; whether it is on trial from now on."""
         if self._harmless:
             transport.acknowledge_late()
         elif self._trial is None and self._trials_left:
@@ -62,11 +63,13 @@ class LateAcknowledgements:
                 self._trials_left = 0
             else:
                 self._trial = _Trial(transport, tokens, now_s + TRIAL_S)
+                return True
+        return False
 
-    def due(self, transport: Acknowledging, now_s: float) -> bool:
-        """Whether this connection is on trial, and that has lasted long enough: then it is to end."""
+    def due_s(self, transport: Acknowledging) -> float:
+        """When the trial of this connection has lasted long enough, and is to end; never, if it is not on trial."""
         trial = self._trial
-        return trial is not None and trial.transport is transport and now_s >= trial.until_s
+        return math.inf if trial is None or trial.transport is not transport else trial.until_s
 
     def end(self, transport: Acknowledging, tokens: int) -> None:
         """So many tokens of the answer have come: if this connection is on trial, that shows what it can."""

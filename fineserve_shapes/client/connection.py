@@ -6,7 +6,7 @@ import time
 from array import array
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import httptools
@@ -123,12 +123,13 @@ class Connection:
         self._token_s = None
         self._waiter = waiter = Waiter()
         if self._reactor.new_lane is not None and self._transport.stamped is not None:
-            self._lay(b"", b"", 0, self._drained_s, 0.0)  # which knows nothing, and reads
+            self._lay(b"", b"", 0, self._drained_s, 0.0, self._drained_s, knows=False)
         self._reactor.watch(self)
         self._sender = waiter, gevent.getcurrent()
         try:
             end: str = self._send(request) or waiter.get()
         finally:
+            self._reactor.serve(self._transport.fileno())  # where it is cut short, what has come counts
             self._lift_lane()
             self._pool.acknowledgements.end(self._transport, reader.tokens)
         return end
@@ -159,7 +160,8 @@ class Connection:
         lingers = self._reader is not None and self._reader.done and self._framed
         self._waiter = self._reader = None
         if lingers and self._sent and not self._closed:
-            self._linger_until_s = _now() + _LINGER_S  # watched like any other deadline
+            self._linger_until_s = _now() + _LINGER_S
+            self._reactor.watch(self)
             self._pool.lingering.add(self)
         else:
             self._settle()
@@ -183,23 +185,27 @@ class Connection:
             self._pool.idle.pop(self, None)
             self._pool.lingering.discard(self)
 
-    def check(self, now_s: float) -> None:
-        """Give up if a deadline has passed."""
+    def check(self, now_s: float) -> float:
+        """Give up if a deadline has passed; when the next one may."""
         limits = self._deadlines
         if self._linger_until_s is not None:
             if now_s > self._linger_until_s:
                 self.close()
-            return
-        if self._reader is not None and self._pool.acknowledgements.due(self._transport, now_s):
+            return self._linger_until_s
+        trial_s = self._pool.acknowledgements.due_s(self._transport)
+        if now_s >= trial_s and self._reader is not None:
             self._pool.acknowledgements.end(self._transport, self._reader.tokens)
-        if now_s - self._progress_s > min(limits.progress_s, _SILENCE_S):
-            self._catch_up()  # what came by the lane is progress too
+        quiet_s = min(limits.progress_s, _SILENCE_S)
+        if now_s - self._progress_s > quiet_s:
+            self._reactor.serve(self._transport.fileno())  # what was read is progress too
+            self._catch_up()
         if now_s - self._started_s > limits.request_s:
             self._end(f"no end of the answer within {limits.request_s:g} s", now_s)
         elif now_s - self._progress_s > limits.progress_s:
             self._end(f"no progress for {limits.progress_s:g} s", now_s)
         elif now_s - self._at_s > _SILENCE_S and self._reader is not None and self._reader.complete:
             self._end("hopeless", now_s)  # there is neither [DONE] nor an end of HTTP
+        return min(self._started_s + limits.request_s, self._progress_s + quiet_s, self._at_s + _SILENCE_S, trial_s)
 
     def _end(self, how: str, at_s: float) -> None:
         if self._waiter is not None:
@@ -219,7 +225,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:  # a reset, or TLS gone wrong
-            self._reset()
+            self._reset(_now())
         else:
             self._take(data, at_s, _now(), max(self._drained_s, self._reactor.emptied_s))
 
@@ -227,13 +233,13 @@ class Connection:
         """The lane has read what is none of its pieces, or an error."""
         self._catch_up()
         if isinstance(data, int):
-            self._reset()
+            self._reset(read_s)
         else:
             self._take(data, at_s, read_s, empty_s)
 
-    def _reset(self) -> None:
+    def _reset(self, at_s: float) -> None:
         """It cannot be read any more."""
-        self._at_s = _now()
+        self._at_s = at_s
         self._lost("reset")
 
     def _take(self, data: bytes, at_s: float, read_s: float, empty_s: float) -> None:
@@ -273,18 +279,16 @@ class Connection:
         if lane is None or reader is None:
             return
         repeat = reader.repeat if self._between_chunks and data.endswith(b"\r\n") else None
-        if repeat is None or self._waiter is None or self._token_s is None:
-            lane.paused = False
-        else:
-            self._lay(*repeat.around, reader.most_repeats, lane.since_s, self._token_s)
+        if repeat is not None and self._waiter is not None and self._token_s is not None:
+            self._lay(*repeat.around, reader.most_repeats, lane.since_s, self._token_s, lane.drained_s)
             reader.ahead = self._lane
 
-    def _lay(self, before: bytes, after: bytes, most: int, since_s: float, token_s: float) -> None:
+    def _lay(self, *made_of: Any, knows: bool = True) -> None:
         """Let a lane read the connection, in the place of the one that there is."""
         make = self._reactor.new_lane
         assert make is not None
-        self._lane = make(before, after, most, since_s, token_s, self._drained_s)
-        self._reactor.lay(self._transport.fileno(), self._lane)
+        self._lane = make(*made_of)
+        self._reactor.lay(self._transport.fileno(), self._lane, knows=knows)
 
     def _catch_up(self) -> None:
         """Take over what the lane holds."""
@@ -311,7 +315,8 @@ class Connection:
         if pieces := self._token_pieces:
             if self._token_s is None:
                 self._reactor.reads.first(read_s - at_s, unsure_s, pieces)
-                self._pool.acknowledgements.begin(self._transport, pieces, read_s)
+                if self._pool.acknowledgements.begin(self._transport, pieces, read_s):
+                    self._reactor.watch(self)
             else:
                 self._reactor.reads.later(read_s - at_s, unsure_s, pieces, at_s - self._token_s)
             self._token_s = at_s

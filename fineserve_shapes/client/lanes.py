@@ -47,11 +47,14 @@ class Lanes(Protocol):
     def lift(self, fd: int) -> None:
         """No lane any longer; what it holds it still holds."""
 
+    def offer(self, fd: int, data: bytes, at_s: float, read_s: float, empty_s: float) -> bool:
+        """Give a lane what was read before it was laid; whether it has taken it."""
+
     def drain(self, most: int, until_s: float) -> tuple[int, Others]:
         """Serve so many readable descriptors at most, and none but a few after that time (perf_counter).
 
         How many there were (`most` where there may be more), and those that are for Python to serve. A lane that read
-        what is Python's knows nothing any longer, and is `paused`: it reads on when that is taken back.
+        what is Python's knows nothing any longer.
         """
 
     def take_delays(self) -> bytes:
@@ -73,6 +76,10 @@ class NoLanes:
 
     def lift(self, fd: int) -> None:
         """There are none."""
+
+    def offer(self, fd: int, data: bytes, at_s: float, read_s: float, empty_s: float) -> bool:  # noqa: ARG002
+        """There is none to take it."""
+        return False
 
     def drain(self, most: int, until_s: float) -> tuple[int, Others]:  # noqa: ARG002 - who reads them looks at the time
         """See `Lanes`."""

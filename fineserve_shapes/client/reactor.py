@@ -40,14 +40,22 @@ _MOST_ROUNDS = 6
 """Before what was read is served, which can wait longer than what is to be read, and other greenlets have their turn."""
 _SERVE_S = 0.002
 """For so long what was read is served before more is read."""
-_LEAST_SERVED = 4
-"""Of what was read, or has ended, even if something is due."""
+_MOST_UNSERVED_BYTES = 2**26
+"""Of what was read and waits: beyond that the kernel keeps what comes, as it does for a process that is too slow."""
+_READ_S = 0.001
+_LEAST_SERVED, _LATER_PER_SERVED = 4, 8
+"""So long something is read, and so much of what was read or has ended is served, even if something is due; of what waits
+a share as well: it would become dearer, for want of connections that are idle again."""
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
 _TICKS_PER_GAP = 4
 _NEAR = 0.1  # to the interval that is wanted, as a share: setting the alarm anew costs a call of the system
 _CHECKS_PER_TURN = 500
 SWEEP_S = 0.1
+
+
+def _size(read: Read) -> int:
+    return len(read[0]) if isinstance(read[0], bytes) else 0
 
 
 _lent: list[Reactor] = []
@@ -68,16 +76,17 @@ def give_back(reactor: Reactor) -> None:
             reactor.close()
 
 
+Read = tuple[bytes | int, float, float, float]
+"""What was read (or the number of an error), when it came, when it had been read, and when there had last been nothing to
+read; all perf_counter."""
 OnRead = Callable[[bytes | int, float, float, float], None]
-"""Takes what was read (or the number of an error), when it came, when it had been read, and when there had last been
-nothing to read; all perf_counter."""
 
 
 class WithDeadline(Protocol):
     """Something with deadlines."""
 
-    def check(self, now_s: float) -> None:
-        """Give up if a deadline has passed."""
+    def check(self, now_s: float) -> float:
+        """Give up if a deadline has passed; when to look next, at the earliest."""
 
 
 class Reactor:
@@ -89,9 +98,13 @@ class Reactor:
         self._epoll = monkey.get_original("select", "epoll")()
         self._readers: dict[int, tuple[Callable[[], None], OnRead | None]] = {}
         self._laid: set[int] = set()
-        self._unserved: dict[int, tuple[bytes | int, float, float, float]] = {}  # read, in order
-        self._calls: deque[Callable[[], None]] = deque()
-        self._watched: set[WithDeadline] = set()
+        self._unserved: dict[int, list[Read]] = {}  # by descriptor, in order
+        self._unserved_bytes = 0
+        self._unread: set[int] = set()  # descriptors without a lane that are readable
+        self._new: set[int] = set()  # whose lanes know nothing yet
+        self._first: deque[int] = deque()  # of those, which have something unserved
+        self._later: deque[int | Callable[[], None]] = deque()  # which others have, or are unread, and calls
+        self._watched: dict[WithDeadline, float] = {}  # when to look next
         self.new_lane = lane_type() if self._stamping is not None else None
         """Makes a lane for `lay`; None where all is to be read by callbacks."""
         self._lanes: Lanes = open_lanes(self._epoll, SHORTER, LONGER)
@@ -131,41 +144,53 @@ class Reactor:
         if self._readers.pop(fd, None) is not None:
             self.lift(fd)
             self._epoll.unregister(fd)
-            self._unserved.pop(fd, None)
+            self._unread.discard(fd)
+            self._take_unserved(fd)
 
-    def lay(self, fd: int, lane: Lane) -> None:
-        """Let a lane read the descriptor."""
+    def lay(self, fd: int, lane: Lane, *, knows: bool = True) -> None:
+        """Let a lane read the descriptor. knows: the repeats of an answer; what is read by one that knows nothing is served
+        before all else, since what is learned of an answer makes reading the rest of it cheap."""
         self._laid.add(fd)
+        if knows:
+            self._new.discard(fd)
+        else:
+            self._new.add(fd)
         self._lanes.lay(fd, lane)
 
     def lift(self, fd: int) -> None:
         """The descriptor is read by its callback again."""
         if fd in self._laid:
             self._laid.remove(fd)
+            self._new.discard(fd)
             self._lanes.lift(fd)
 
     def serve(self, fd: int) -> None:
         """Hand over now what was read of a descriptor and waits for its turn."""
-        read, callbacks = self._unserved.pop(fd, None), self._readers.get(fd)
-        if read is not None and callbacks is not None and callbacks[1] is not None:
-            self._guarded(fd, callbacks[1], *read)
+        reads, callbacks = self._take_unserved(fd), self._readers.get(fd)
+        for number, read in enumerate(reads):
+            if callbacks is None or callbacks[1] is None or self._readers.get(fd) is not callbacks:  # it was removed
+                break
+            data, *times_s = read
+            # what is served first may have laid a lane, which takes what waited behind it
+            if not (number and isinstance(data, bytes) and self._lanes.offer(fd, data, *times_s)):
+                self._guarded(fd, callbacks[1], *read)
 
     def call_later(self, callback: Callable[[], None]) -> None:
         """In the hub, after what has been read by now, and not before what is due; the callback may switch."""
         if self._alarm is None:
             get_hub().loop.run_callback(callback)
         else:
-            self._calls.append(callback)
+            self._later.append(callback)
             self._tick_at(self._clock())
 
     def watch(self, watched: WithDeadline) -> None:
-        """Check its deadlines from now on, and look for what it waits for."""
-        self._watched.add(watched)
+        """Check its deadlines from now on, the next time at the next opportunity, and look for what it waits for."""
+        self._watched[watched] = 0.0
         self._tick_at(self._clock() + self._interval_s)
 
     def unwatch(self, watched: WithDeadline) -> None:
         """Check them no more."""
-        self._watched.discard(watched)
+        self._watched.pop(watched, None)
 
     def close(self) -> None:
         """Stop; the sockets are their owners' to close."""
@@ -173,9 +198,12 @@ class Reactor:
             self.lift(fd)
         self._readers.clear()  # a connection that is closed after this has nothing to remove
         self._watched.clear()
-        for callback in self._calls:
-            get_hub().loop.run_callback(callback)
-        self._calls.clear()
+        for callback in self._later:
+            if not isinstance(callback, int):
+                get_hub().loop.run_callback(callback)
+        self._first.clear()
+        self._later.clear()
+        self._unread.clear()
         self._sweeper.kill(block=False)
         if self._alarm is not None:
             self._alarm.close()
@@ -220,44 +248,60 @@ class Reactor:
             self._gave_way = True
             return True
         self._gave_way = False
-        unread: list[int] = []  # which have no lane
-        empty_s = self._read(unread, due_s)
+        empty_s = self._read(max(due_s, self._clock() + _READ_S))
         until_s = min(due_s, self._clock() + _SERVE_S)
-        served = 0
-        while self._unserved or self._calls or unread:
-            if served >= _LEAST_SERVED and self._clock() >= until_s:
-                return True  # what is unread stays readable
+        least, served = _LEAST_SERVED + len(self._later) // _LATER_PER_SERVED, 0
+        while self._first or self._later:
+            if served >= least and self._clock() >= until_s:
+                return True
             served += 1
-            if self._unserved:  # first: what is learned of an answer makes reading the rest of it cheap
-                self.serve(next(iter(self._unserved)))
-            elif unread:
-                fd = unread.pop()
-                if (callbacks := self._readers.get(fd)) is not None:  # a callback before it may have removed it
-                    self._guarded(fd, callbacks[0])
-            else:
-                self._guarded(None, self._calls.popleft())
+            one = self._first.popleft() if self._first else self._later.popleft()
+            if not isinstance(one, int):
+                self._guarded(None, one)
+                continue
+            self.serve(one)
+            if one in self._unread:
+                self._unread.remove(one)
+                self._guarded(one, self._readers[one][0])
         if empty_s is not None:
             self._lanes.emptied_s = empty_s
         return empty_s is None
 
-    def _read(self, unread: list[int], until_s: float) -> float | None:
-        """Let lanes read what there is, for so long at most, and find what has no lane; when all was last known to be
-        empty but for that, None where there may be more."""
+    def _read(self, until_s: float) -> float | None:
+        """Let lanes read what there is, for so long at most, and find what has none; when all was last known to be empty
+        but for that, None where there may be more."""
         for rounds in range(_MOST_ROUNDS):
             began_s = self._clock()
-            if rounds and (unread or began_s >= until_s):
+            if self._unserved_bytes >= _MOST_UNSERVED_BYTES or (rounds and (self._unread or began_s >= until_s)):
                 break
             found, others = self._lanes.drain(self._reads_per_round, until_s)
             for fd, data, at_s, read_s, empty_s in others:
-                if data is None:
-                    unread.append(fd)
-                else:
-                    self._unserved[fd] = data, at_s, read_s, empty_s
+                if data is not None:
+                    self._keep(fd, (data, at_s, read_s, empty_s))
+                elif fd not in self._unread:
+                    self._unread.add(fd)
+                    self._later.append(fd)
             if found < self._reads_per_round:
-                if not unread:
+                if not self._unread:
                     self._lanes.emptied_s = began_s
                 return began_s
         return None
+
+    def _keep(self, fd: int, read: Read) -> None:
+        reads = self._unserved.get(fd)
+        if reads is None:
+            self._unserved[fd] = [read]
+            (self._first if fd in self._new else self._later).append(fd)
+        elif read[0] == reads[-1][0] == b"":  # an end is read again and again
+            return
+        else:
+            reads.append(read)
+        self._unserved_bytes += _size(read)
+
+    def _take_unserved(self, fd: int) -> list[Read]:
+        reads = self._unserved.pop(fd, [])
+        self._unserved_bytes -= sum(map(_size, reads))
+        return reads
 
     def _guarded(self, fd: int | None, callback: Callable[..., None], *given: Any) -> None:
         """gevent would stop the watcher at an exception, and with it every stream of the process."""
@@ -275,7 +319,12 @@ class Reactor:
                 give_way()
             if self._epoll.closed:  # the end of this greenlet is under way
                 return
-            for count, watched in enumerate(list(self._watched), 1):
-                watched.check(self._clock())
+            now_s = self._clock()
+            to_check = [watched for watched, next_s in self._watched.items() if next_s <= now_s]
+            for count, watched in enumerate(to_check, 1):
+                if watched in self._watched:
+                    next_s = watched.check(self._clock())
+                    if watched in self._watched:  # which it may have ended
+                        self._watched[watched] = next_s
                 if count % _CHECKS_PER_TURN == 0:  # ten thousand at once would hold up what is due
                     give_way()

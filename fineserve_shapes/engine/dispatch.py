@@ -15,12 +15,12 @@ from gevent.pool import Group
 from fineserve_shapes.leases.holder import LeaseHolder
 from fineserve_shapes.leases.lease import Row
 from fineserve_shapes.leases.slots import NO_LOAD, Limit, Load
-from fineserve_shapes.timer import Timer, begins, give_way, has_begun
+from fineserve_shapes.timer import Timer, begins, give_way, has_begun, next_due_s
 
 logger = logging.getLogger(__name__)
 
 PREPARE_AHEAD_S = 1.0
-_PREPARE_AT_ONCE_S = 0.0003
+_PREPARE_AT_ONCE_S = 0.001
 _WAKE_EARLY_S = 0.02  # rows that come in the meantime may be due sooner
 
 
@@ -104,9 +104,11 @@ class Dispatcher:
         gevent.killall(self._greenlets)
         self._greenlets = []
         self._holder.void()
-        if timeout_s <= 0 or not self._requests.join(timeout=timeout_s):
-            self._requests.kill(timeout=5)
-        has_begun(self)
+        try:
+            if timeout_s <= 0 or not self._requests.join(timeout=timeout_s):
+                self._requests.kill(timeout=5)
+        finally:
+            has_begun(self)
 
     def _dispatch(self) -> None:
         timer = Timer()
@@ -174,6 +176,7 @@ class Dispatcher:
                     self._prepared[row.request] = self._prepare(row)
                 except Exception:
                     logger.exception("request %d could not be prepared ahead of time", row.request)
-            if time.perf_counter() - since_s > _PREPARE_AT_ONCE_S:
+            now_s = time.perf_counter()
+            if now_s - since_s > _PREPARE_AT_ONCE_S or now_s >= next_due_s():
                 give_way()
                 since_s = time.perf_counter()

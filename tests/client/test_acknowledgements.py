@@ -36,7 +36,7 @@ class Link:
 
 def look(late: LateAcknowledgements, link: Link, tokens: int, now_s: float) -> None:
     """As a connection does now and then."""
-    if late.due(link, now_s):
+    if now_s >= late.due_s(link):
         late.end(link, tokens)
 
 

@@ -17,6 +17,8 @@ import gevent
 import numpy as np
 import pytest
 from gevent import monkey
+from gevent.event import Event
+from gevent.hub import get_hub
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from servers import DONE, END, HEAD, chunk, event
@@ -113,13 +115,8 @@ def test_what_is_no_repeat_comes_as_it_was_read(data: bytes):
         at_s, read_s, empty_s = others[0][2:]
         assert empty_s <= at_s <= read_s <= time.perf_counter() < at_s + 1
         theirs.sendall(PLAIN)
-        assert (lane.paused, lanes.drain(10, math.inf)) == (
-            True,
-            (1, []),
-        )  # it must not overtake what Python has not come to
-        lane.paused = False
         assert lanes.drain(10, math.inf)[1][0][:2] == (ours.fileno(), PLAIN)
-        assert (lane.held, lane.paused) == (0, True)
+        assert lane.held == 0  # it must not overtake what Python has not come to yet
 
 
 @pytest.mark.parametrize("text", [b" word", b"\xc3\xa9", b"\xff", b"\\n", b'\\"', b"\\\\", b"a" * 60_000, b"\x7f"])
@@ -217,7 +214,7 @@ def laid_in_a_reactor(count: int) -> Iterator[tuple[Reactor, Any, list[tuple[soc
                 reactor.lay(ours.fileno(), Lane(b"", b"", 0, 0.0, 0.0, 0.0))
 
             reactor.add(ours.fileno(), lambda: None, on_read)
-            reactor.lay(ours.fileno(), Lane(b"", b"", 0, 0.0, 0.0, 0.0))
+            reactor.lay(ours.fileno(), Lane(b"", b"", 0, 0.0, 0.0, 0.0), knows=False)
         yield reactor, reactor.served, pairs
     finally:
         reactor.close()
@@ -234,7 +231,7 @@ def due() -> Iterator[None]:
 
 
 def test_what_is_due_goes_first_once_and_then_all_is_read_and_a_little_served(due: None):
-    """What was read has its times, however long it waits then; of each connection one piece waits, in its order."""
+    """What was read has its times, however long it waits then, and what came behind it is served with it."""
     with laid_in_a_reactor(12) as (reactor, served, pairs):
         for _, theirs in pairs:
             theirs.sendall(b"first")
@@ -247,14 +244,13 @@ def test_what_is_due_goes_first_once_and_then_all_is_read_and_a_little_served(du
             theirs.sendall(b"second")
         time.sleep(0.02)
         has_begun("a request")
-        for _ in range(3):  # what waited, and with it what came meanwhile, and nothing more
+        for _ in range(3):
             reactor._drain()
-        assert [number for number, *_ in served[:12]] == list(range(12))
-        assert {data for _, data, *_ in served[:12]} == {b"first"}
-        assert all(at_s <= came_s <= read_s for _, _, at_s, came_s, _ in served[:12])
-        assert sorted((number, data) for number, data, *_ in served[12:]) == [
-            (number, b"second") for number in range(12)
+        assert [(number, data) for number, data, *_ in served[4:20]] == [
+            (number, data) for number in range(4, 12) for data in (b"first", b"second")
         ]
+        assert sorted(number for number, data, *_ in served[20:]) == [0, 1, 2, 3]
+        assert all(at_s <= came_s <= read_s for _, data, at_s, came_s, _ in served if data == b"first")
 
 
 def test_what_was_read_is_handed_over_at_once_where_that_is_asked_and_dropped_with_its_descriptor(due: None):
@@ -272,16 +268,23 @@ def test_what_was_read_is_handed_over_at_once_where_that_is_asked_and_dropped_wi
         assert [number for number, *_ in served] == [0, 1, 2, 3, 5, 4]
 
 
-def test_what_ended_is_called_after_what_was_read_and_even_if_the_reactor_closes():
+def test_answers_that_begin_are_served_first_then_the_rest_and_what_ended_even_if_the_reactor_closes():
     called: list[str] = []
-    with laid_in_a_reactor(1) as (reactor, served, pairs):
-        reactor.call_later(lambda: called.append(f"after {len(served)}"))
+    with laid_in_a_reactor(2) as (reactor, served, pairs):
         pairs[0][1].sendall(b"first")
         assert not reactor._drain()
-        assert called == ["after 1"]
+        pairs[0][1].sendall(b"later")
+        reactor._drain()
+        assert [data for _, data, *_ in served] == [b"first", b"later"]
+        reactor.call_later(lambda: called.append(f"after {len(served)}"))
+        pairs[0][1].sendall(b"last")
+        pairs[1][1].sendall(b"first")
+        reactor._drain()
+        assert [(number, data) for number, data, *_ in served[2:]] == [(1, b"first"), (0, b"last")]
+        assert called == ["after 3"]
         reactor.call_later(lambda: called.append("at the end"))
     gevent.sleep(0)
-    assert called == ["after 1", "at the end"]
+    assert called == ["after 3", "at the end"]
 
 
 # a connection with it and without
@@ -302,7 +305,7 @@ def exchange(
     def send(data: bytes) -> None:
         theirs.sendall(data)
         while select_readable(ours) and reactor._readers:
-            reactor._drain()
+            drain(reactor)
             if connection._waiter is None:
                 break
 
@@ -313,6 +316,13 @@ def exchange(
         connection.close()
         reactor.close()
         theirs.close()
+
+
+def drain(reactor: Reactor) -> None:
+    """In the hub, where alone a greenlet can be woken."""
+    done = Event()
+    get_hub().loop.run_callback(lambda: (reactor._drain(), done.set()))
+    done.wait()
 
 
 def select_readable(sock: socket.socket) -> bool:
@@ -330,7 +340,7 @@ def answer(pieces: list[bytes], asked: int | None) -> tuple[Result, list[tuple[A
             )
             if connection._waiter is None:
                 break
-        reactor._drain()
+        drain(reactor)
         if waiting.ready():
             end = waiting.value
         else:
@@ -417,6 +427,18 @@ def test_an_answer_is_the_same_with_lanes_and_without(
         places = sorted(min(at, len(data)) for at in cuts)
         parts = [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
     assert_same([part for part in parts if part], asked)
+
+
+def test_a_whole_answer_is_done_and_one_that_is_cut_short_is_as_it_was_read():
+    pieces = [HEAD, chunk(event()), chunk(event()), chunk(event(finish="length") + DONE)]
+    result, _, end = answer([*pieces, END], 3)
+    assert (end, result.outcome, result.output_tokens) == ("done", "ok", 3)
+    with exchange(9) as (_, reader, reactor, send, waiting):
+        for data in pieces[:3]:
+            send(data)
+        reactor._keep(next(iter(reactor._laid)), (chunk(event(" last")), *(3 * [time.perf_counter()])))
+        waiting.kill()
+        assert reader.tokens == 3
 
 
 @pytest.mark.parametrize("more", [event() + event(), event("\\u00e9")], ids=["two in one chunk", "an escape by number"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import gevent
 import pytest
@@ -44,6 +46,31 @@ def test_what_is_left_unread_is_called_again(lab: Lab, pairs: Pairs) -> None:
     lab.reactor.add(right.fileno(), lambda: got.append(right.recv(1)))
     left.send(b"abc")
     assert settled(lambda: b"".join(got) == b"abc")
+
+
+def test_none_is_starved_where_there_is_more_to_do_than_time(lab: Lab, pairs: Pairs) -> None:
+    """Each of these is readable again as soon as it was served, and a round of all takes longer than a tick may."""
+    counts = Counter[int]()
+    called_at: list[int] = []
+
+    def on_readable(number: int) -> None:
+        counts[number] += 1
+        end_s = time.perf_counter() + 0.0003
+        while time.perf_counter() < end_s:
+            pass
+
+    for number, (left, right) in enumerate(pairs[:30]):
+        lab.reactor.add(right.fileno(), partial(on_readable, number))
+        left.send(b"x")
+    lab.reactor.watch(Watch(lab.reactor))
+    assert settled(lambda: counts.total() > 300)
+    lab.reactor.call_later(lambda: called_at.append(counts.total()))
+    called_from = counts.total()
+    assert settled(lambda: bool(called_at))
+    assert called_at[0] - called_from <= 2 * 30
+    assert max(counts.values()) <= 2 * min(counts[number] for number in range(30))
+    for _, right in pairs[:30]:
+        lab.reactor.remove(right.fileno())
 
 
 def test_a_removed_descriptor_is_not_called_even_when_it_is_in_the_same_poll(lab: Lab, pairs: Pairs) -> None:
@@ -101,15 +128,19 @@ def test_a_hangup_is_a_call(lab: Lab, pairs: Pairs) -> None:
 
 
 class Watch:
-    def __init__(self, reactor: Reactor, unwatch_after: int = 0) -> None:
+    """after_s: how long it says that there is nothing to check."""
+
+    def __init__(self, reactor: Reactor, unwatch_after: int = 0, after_s: float = 0.0) -> None:
         self.checked_s: list[float] = []
         self._reactor = reactor
         self._unwatch_after = unwatch_after
+        self._after_s = after_s
 
-    def check(self, now_s: float) -> None:
+    def check(self, now_s: float) -> float:
         self.checked_s.append(now_s)
         if len(self.checked_s) == self._unwatch_after:
             self._reactor.unwatch(self)
+        return now_s + self._after_s
 
 
 def test_deadlines_are_checked_until_they_are_watched_no_more(lab: Lab) -> None:
@@ -120,6 +151,19 @@ def test_deadlines_are_checked_until_they_are_watched_no_more(lab: Lab) -> None:
     assert settled(lambda: len(stays.checked_s) == 4)
     assert [len(watch.checked_s) for watch in watches] == [2, 2, 2]
     assert abs(stays.checked_s[-1] - time.perf_counter()) < 0.5
+
+
+def test_a_deadline_is_checked_when_it_may_have_passed_and_when_it_is_watched_anew(lab: Lab) -> None:
+    often, seldom = Watch(lab.reactor), Watch(lab.reactor, after_s=4.5 * SWEEP_S)
+    lab.reactor.watch(often)
+    lab.reactor.watch(seldom)
+    assert settled(lambda: len(often.checked_s) == 4)
+    assert len(seldom.checked_s) == 1
+    lab.reactor.watch(seldom)
+    assert settled(lambda: len(often.checked_s) == 6)
+    assert len(seldom.checked_s) == 2
+    assert settled(lambda: len(seldom.checked_s) == 3)
+    assert seldom.checked_s[2] - seldom.checked_s[1] >= 4.5 * SWEEP_S
 
 
 def test_close_gives_the_descriptors_back_and_later_removals_are_harmless(pairs: Pairs) -> None:
