@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ class Logged(CompletionUser):
 )
 
 
+LOOP = 5_000_000
+
+
 @dataclass(frozen=True)
 class Observed:
     """One run: the summary, the client's stamps and the server's truth by request id, Locust's CPU time and memory."""
@@ -54,6 +58,18 @@ class Observed:
     server: dict[str, dict[str, Any]]
     cpu_s: float
     peak_mb: float
+
+
+def loop_ms(core: int) -> float:
+    """What a fixed piece of work takes on a core: on a rented machine that is now this and now twice as much."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    began_s = time.process_time()
+    for _ in range(LOOP):
+        pass
+    took_s = time.process_time() - began_s
+    os.sched_setaffinity(0, before)
+    return 1e3 * took_s
 
 
 def locust(locustfile: Path, *arguments: object) -> list[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import loop_ms
 from benchmarks.pacedserver import PacedServer, Truth, compiler
 from benchmarks.processtree import cpu_s, end, peak_mb
 from benchmarks.tlsterminator import TLSTerminator
@@ -31,7 +32,6 @@ RUNS = 3
 POLL_S = 0.05
 MOST_S = 300.0
 """A client that has not ended after so long beside the load's own time is stopped."""
-LOOP = 5_000_000
 PAGE = Path(__file__).parent / "README.md"
 MODEL = os.environ.get("MODEL", "paced")
 """What the server calls its model; a client that wants a tokenizer takes the folder of one from it."""
@@ -133,7 +133,7 @@ def loads() -> list[Load]:
 def run(client: Client, load: Load) -> tuple[Row, str]:
     """Run it once. Returns the row and the client's note. Raises Failed."""
     first, second, *_ = sorted(os.sched_getaffinity(0))
-    loop_ms = [_loop_ms(first)]
+    loops_ms = [loop_ms(first)]
     os.sched_setaffinity(0, {second})
     try:
         with ExitStack() as stack:
@@ -150,8 +150,8 @@ def run(client: Client, load: Load) -> tuple[Row, str]:
                 said = client.read(folder)
             except (OSError, ValueError, LookupError, TypeError) as error:
                 raise Failed(f"no result ({error!r}): {_last_words(folder)}") from error
-            loop_ms.append(_loop_ms(first))
-            return _row(server.truth(), said, watched, load, statistics.mean(loop_ms)), said.note
+            loops_ms.append(loop_ms(first))
+            return _row(server.truth(), said, watched, load, statistics.mean(loops_ms)), said.note
     finally:
         os.sched_setaffinity(0, {first, second, *_})
 
@@ -161,15 +161,6 @@ def _terminator(port: int, core: int) -> TLSTerminator:
         return TLSTerminator(port, core)
     except FileNotFoundError:
         raise Failed("no openssl command to make a certificate with") from None
-
-
-def _loop_ms(core: int) -> float:
-    """What a fixed piece of work takes on the client's core: on a rented machine that is now this and now twice as much."""
-    os.sched_setaffinity(0, {core})
-    began_s = time.process_time()
-    for _ in range(LOOP):
-        pass
-    return 1e3 * (time.process_time() - began_s)
 
 
 @dataclass

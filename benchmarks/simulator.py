@@ -3,7 +3,10 @@
 A reader on another core asks for streams of fixed length at Poisson times and reads all that comes. Beside it stands the
 floor of this machine at this moment: what one write of a chunk's size costs that goes through as many connections and
 does nothing else. No server that writes each token by itself is faster than that. Both are given in CPU time, which other
-processes on the machine change less than they change lateness.
+processes on the machine change less than they change lateness. A loop of always the same work, before and after, tells
+how fast the machine was meanwhile: a rented one may be half as fast in the next minute.
+
+Environment: `LOADS`, such as `LOADS=500x128,900x64`, requests/s x tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import quantiles_ms
+from benchmarks.harness import loop_ms, quantiles_ms
 from benchmarks.processtree import cpu_s
 from fineserve_shapes.simulator.process import SimulatorProcess
 
@@ -28,7 +31,7 @@ TTFT_S = 0.1
 ITL_S = 0.01
 NAP_S = 5e-4
 """The reader looks at its sockets so often: a wake-up per chunk would be the writer's to pay."""
-LOADS = ((200.0, 128), (400.0, 128), (500.0, 128), (900.0, 64))
+LOADS = "200x128,400x128,500x128,900x64"
 CHUNK = b"x" * 260
 
 
@@ -121,8 +124,10 @@ def main() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         print("this needs two cores")
         return
-    for rate_rps, tokens in LOADS:
+    loads = [load.split("x") for load in os.environ.get("LOADS", LOADS).split(",")]
+    for rate_rps, tokens in [(float(rate), int(tokens)) for rate, tokens in loads]:
         floor = floor_us(int(rate_rps * tokens * ITL_S))
+        loops_ms = [loop_ms(1)]
         with tempfile.TemporaryDirectory() as folder:
             truth = Path(folder) / "truth.jsonl"
             with SimulatorProcess(ttft_ms=1e3 * TTFT_S, itl_ms=1e3 * ITL_S, ground_truth=truth) as server:
@@ -132,6 +137,7 @@ def main() -> None:
                 reader.start()
                 reader.join(SECONDS + 90.0)
                 spent_s = cpu_s(server.pid) - before_s
+                loops_ms.append(loop_ms(1))
             rows = [json.loads(line) for line in truth.read_text().splitlines()]
         due_s = np.concatenate([row["chunk_due_s"] for row in rows])
         late_s = np.concatenate([row["chunk_written_s"] for row in rows]) - due_s
@@ -140,4 +146,5 @@ def main() -> None:
         span_s = float(np.ptp(due_s[steady]))
         print(f"{rate_rps:g}/s of {tokens} tokens: {steady.sum() / span_s:,.0f} chunks/s;"
               f" late {quantiles_ms(late_s[steady])}; {1e6 * spent_s / len(due_s):.1f} us of CPU per chunk,"
-              f" requests included; a bare write {floor:.1f} us", flush=True)  # fmt: skip
+              f" requests included; a bare write {floor:.1f} us;"
+              f" a loop {sum(loops_ms) / 2:.0f} ms", flush=True)  # fmt: skip
