@@ -192,9 +192,9 @@ class Connection:
             if now_s > self._linger_until_s:
                 self.close()
             return self._linger_until_s
-        trial_s = self._pool.acknowledgements.due_s(self._transport)
-        if now_s >= trial_s and self._reader is not None:
-            self._pool.acknowledgements.end(self._transport, self._reader.tokens)
+        acknowledgements = self._pool.acknowledgements
+        if now_s >= acknowledgements.due_s(self._transport) and self._reader is not None:
+            acknowledgements.end(self._transport, self._reader.tokens)
         quiet_s = min(limits.progress_s, _SILENCE_S)
         if now_s - self._progress_s > quiet_s:
             self._reactor.serve(self._transport.fileno())  # what was read is progress too
@@ -205,6 +205,7 @@ class Connection:
             self._end(f"no progress for {limits.progress_s:g} s", now_s)
         elif now_s - self._at_s > _SILENCE_S and self._reader is not None and self._reader.complete:
             self._end("hopeless", now_s)  # there is neither [DONE] nor an end of HTTP
+        trial_s = acknowledgements.due_s(self._transport)
         return min(self._started_s + limits.request_s, self._progress_s + quiet_s, self._at_s + _SILENCE_S, trial_s)
 
     def _end(self, how: str, at_s: float) -> None:

@@ -5,7 +5,7 @@ and a greenlet wakes up once per request, when its answer has ended.
 
 Where the kernel stamps what comes, a piece need not be read at once: only before the next piece of the same stream. So
 sockets are looked at by the clock while answers are awaited, at an interval that follows the gaps between tokens, which
-saves most of the waking up. A tick reads few sockets, and the hub goes round between ticks: what is due goes out first.
+saves most of the waking up. A tick is short, and the hub goes round between ticks: what is due goes out first.
 Without stamps the time of a read is all there is, and every piece wakes the reader. Where answers have lanes (`lanes`),
 most of what comes never gets as far as a callback, and what does was read and stamped before: it waits here for its turn,
 in order, while something else is due.
@@ -38,24 +38,21 @@ _READS_PER_ROUND, _LANE_READS_PER_ROUND = 48, 160
 """Some 0.7 ms, less where something is due before: what is read later has its stamp all the same, what is due has not."""
 _MOST_ROUNDS = 6
 """Before what was read is served, which can wait longer than what is to be read, and other greenlets have their turn."""
+_READ_S = 0.001
+"""For so long what came is read even if something is due."""
 _SERVE_S = 0.002
-"""For so long what was read is served before more is read."""
+"""For so long what was read is served before more is read, less where something is due before."""
+_LEAST_SERVED, _LATER_PER_SERVED = 4, 8
+"""So much is served even then, and of what waits a share as well: the longer it waits, the fewer connections are idle
+again, and new ones are dear."""
 _MOST_UNSERVED_BYTES = 2**26
 """Of what was read and waits: beyond that the kernel keeps what comes, as it does for a process that is too slow."""
-_READ_S = 0.001
-_LEAST_SERVED, _LATER_PER_SERVED = 4, 8
-"""So long something is read, and so much of what was read or has ended is served, even if something is due; of what waits
-a share as well: it would become dearer, for want of connections that are idle again."""
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
 _TICKS_PER_GAP = 4
 _NEAR = 0.1  # to the interval that is wanted, as a share: setting the alarm anew costs a call of the system
 _CHECKS_PER_TURN = 500
 SWEEP_S = 0.1
-
-
-def _size(read: Read) -> int:
-    return len(read[0]) if isinstance(read[0], bytes) else 0
 
 
 _lent: list[Reactor] = []
@@ -80,6 +77,10 @@ Read = tuple[bytes | int, float, float, float]
 """What was read (or the number of an error), when it came, when it had been read, and when there had last been nothing to
 read; all perf_counter."""
 OnRead = Callable[[bytes | int, float, float, float], None]
+
+
+def _size(read: Read) -> int:
+    return len(read[0]) if isinstance(read[0], bytes) else 0
 
 
 class WithDeadline(Protocol):
@@ -151,6 +152,7 @@ class Reactor:
         """Let a lane read the descriptor. knows: the repeats of an answer; what is read by one that knows nothing is served
         before all else, since what is learned of an answer makes reading the rest of it cheap."""
         self._laid.add(fd)
+        self._unread.discard(fd)
         if knows:
             self._new.discard(fd)
         else:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import gevent
@@ -196,13 +197,18 @@ def test_a_lane_that_is_lifted_reads_no_more():
 # a reactor with lanes
 
 
+def knows_nothing() -> Any:
+    """A lane that reads, and leaves all to Python."""
+    from fineserve_shapes.client._lanes import Lane
+
+    return Lane(b"", b"", 0, 0.0, 0.0, 0.0)
+
+
 @contextmanager
 def laid_in_a_reactor(count: int) -> Iterator[tuple[Reactor, Any, list[tuple[socket.socket, socket.socket]]]]:
     """A reactor whose alarm does not ring, a lane that knows nothing on each of so many connections, and their ends.
 
     What lanes read is put down in `reactor.served`: the number of the connection, and what was read."""
-    from fineserve_shapes.client._lanes import Lane
-
     reactor: Any = Reactor(time.perf_counter)
     reactor.served = []
     pairs = [pair() for _ in range(count)]
@@ -211,10 +217,10 @@ def laid_in_a_reactor(count: int) -> Iterator[tuple[Reactor, Any, list[tuple[soc
 
             def on_read(*read: object, number: int = number, ours: socket.socket = ours) -> None:
                 reactor.served.append((number, *read))
-                reactor.lay(ours.fileno(), Lane(b"", b"", 0, 0.0, 0.0, 0.0))
+                reactor.lay(ours.fileno(), knows_nothing())
 
             reactor.add(ours.fileno(), lambda: None, on_read)
-            reactor.lay(ours.fileno(), Lane(b"", b"", 0, 0.0, 0.0, 0.0), knows=False)
+            reactor.lay(ours.fileno(), knows_nothing(), knows=False)
         yield reactor, reactor.served, pairs
     finally:
         reactor.close()
@@ -266,6 +272,23 @@ def test_what_was_read_is_handed_over_at_once_where_that_is_asked_and_dropped_wi
         has_begun("a request")
         assert not reactor._drain()
         assert [number for number, *_ in served] == [0, 1, 2, 3, 5, 4]
+
+
+def test_what_was_found_unread_is_left_to_a_lane_that_is_laid_meanwhile(due: None):
+    called: list[int] = []
+    with laid_in_a_reactor(6) as (reactor, served, pairs):
+        for number, (ours, theirs) in enumerate(pairs):
+            reactor.remove(ours.fileno())
+            reactor.add(ours.fileno(), partial(called.append, number), served.append)
+            theirs.sendall(b"first")
+        reactor._drain()
+        reactor._drain()
+        assert called == [0, 1, 2, 3]
+        reactor.lay(pairs[5][0].fileno(), knows_nothing())
+        has_begun("a request")
+        reactor._drain()
+        assert 4 in called
+        assert 5 not in called
 
 
 def test_answers_that_begin_are_served_first_then_the_rest_and_what_ended_even_if_the_reactor_closes():
