@@ -131,10 +131,13 @@ class Pace:
         self.best_s = math.inf
         threading.Thread(target=self._time_work, daemon=True).start()
 
-    def take_s(self) -> float:
-        """The median time that the work took since the last call."""
-        taken, self._timings_s = self._timings_s, []
-        median_s = statistics.median(taken)
+    def begin(self) -> None:
+        """Forget what was timed so far, but for the best of it."""
+        self._timings_s = []
+
+    def median_s(self) -> float:
+        """What the work took since then."""
+        median_s = statistics.median(self._timings_s)
         self.best_s = min(self.best_s, median_s)
         return median_s
 
@@ -185,9 +188,9 @@ def run(url: str, rates_rps: Sequence[float], folder: Path, pace: Pace) -> dict[
 def _run_undisturbed(url: str, rate_rps: float, duration_s: float, seed: int, log: Path, pace: Pace) -> Path:
     """One run's log, made again while the machine is slow, though not for ever."""
     for attempt in range(ATTEMPTS):
-        pace.take_s()
+        pace.begin()
         _run(url, rate_rps, duration_s, seed, log)
-        took_s = pace.take_s()
+        took_s = pace.median_s()
         if took_s <= SLOWER * pace.best_s:
             break
         again = "made again" if attempt + 1 < ATTEMPTS else "kept all the same"
@@ -266,6 +269,7 @@ def main() -> None:
     what, serving = server()
     pace = Pace()
     time.sleep(SETTLED_S)
+    pace.median_s()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(os.environ.get("LOGS", name))
         with serving as url:
