@@ -38,12 +38,12 @@ _READS_PER_ROUND, _LANE_READS_PER_ROUND = 48, 160
 """Some 0.7 ms, less where something is due before: what is read later has its stamp all the same, what is due has not."""
 _MOST_ROUNDS = 6
 """Before what was read is served, which can wait longer than what is to be read, and other greenlets have their turn."""
-_READ_S = 0.001
+_READ_S = 0.0005
 """For so long what came is read even if something is due."""
 _SERVE_S = 0.002
 """For so long what was read is served before more is read, less where something is due before."""
-_LEAST_SERVED, _LATER_PER_SERVED = 4, 8
-"""So much is served even then, and of what waits a share as well: the longer it waits, the fewer connections are idle
+_LEAST_SERVE_S, _SERVE_FOR_EACH_S = 0.0003, 0.000005
+"""For so long even then, and for so much longer for each that waits: the longer they wait, the fewer connections are idle
 again, and new ones are dear."""
 _MOST_UNSERVED_BYTES = 2**26
 """Of what was read and waits: beyond that the kernel keeps what comes, as it does for a process that is too slow."""
@@ -251,12 +251,12 @@ class Reactor:
             return True
         self._gave_way = False
         empty_s = self._read(max(due_s, self._clock() + _READ_S))
-        until_s = min(due_s, self._clock() + _SERVE_S)
-        least, served = _LEAST_SERVED + len(self._later) // _LATER_PER_SERVED, 0
+        now_s = self._clock()
+        least_s = min(_LEAST_SERVE_S + _SERVE_FOR_EACH_S * len(self._later), _SERVE_S)
+        until_s = max(min(due_s, now_s + _SERVE_S), now_s + least_s)
         while self._first or self._later:
-            if served >= least and self._clock() >= until_s:
+            if self._clock() >= until_s:
                 return True
-            served += 1
             one = self._first.popleft() if self._first else self._later.popleft()
             if not isinstance(one, int):
                 self._guarded(None, one)
