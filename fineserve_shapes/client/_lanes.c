@@ -26,7 +26,7 @@
 #define MOST_DESCRIPTORS 100000000
 #define TIMESTAMPNS 35 /* as receivestamps.py asks for them */
 #define LEAST_READS 16 /* before what is due has its turn, which may come again and again */
-#define VERSION 3 /* of what lanes.py knows */
+#define VERSION 4 /* of what lanes.py knows */
 
 /* An array of times that grows. */
 typedef struct {

@@ -21,6 +21,7 @@ from typing import Protocol
 TRIALS = 3
 """How many may fail: each may delay one token of one answer by 40 ms."""
 TRIAL_S = 0.3
+FRESH_S = 0.005
 TRIAL_TOKENS = 8
 """Fewer in that time show nothing."""
 
@@ -52,11 +53,14 @@ class LateAcknowledgements:
         self._trial: _Trial | None = None
         self._trials_left = TRIALS if hasattr(socket, "TCP_QUICKACK") else 0
 
-    def begin(self, transport: Acknowledging, tokens: int, now_s: float) -> bool:
-        """The first tokens of an answer, so many, have come by this connection; whether it is on trial from now on."""
+    def begin(self, transport: Acknowledging, tokens: int, now_s: float, came_s: float) -> bool:
+        """The first tokens of an answer, so many, have come by this connection; whether it is on trial from now on.
+
+        Not if they came a while ago: what has come behind them was acknowledged at once, and would prove nothing.
+        """
         if self._harmless:
             transport.acknowledge_late()
-        elif self._trial is None and self._trials_left:
+        elif self._trial is None and self._trials_left and now_s - came_s < FRESH_S:
             try:
                 transport.acknowledge_late()
             except OSError:

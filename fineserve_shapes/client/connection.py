@@ -196,7 +196,7 @@ class Connection:
         if now_s >= acknowledgements.due_s(self._transport) and self._reader is not None:
             acknowledgements.end(self._transport, self._reader.tokens)
         quiet_s = min(limits.progress_s, _SILENCE_S)
-        if now_s - self._progress_s > quiet_s:
+        if now_s - self._progress_s > quiet_s or now_s - self._started_s > limits.request_s:
             self._reactor.serve(self._transport.fileno())  # what was read is progress too
             self._catch_up()
         if now_s - self._started_s > limits.request_s:
@@ -316,7 +316,7 @@ class Connection:
         if pieces := self._token_pieces:
             if self._token_s is None:
                 self._reactor.reads.first(read_s - at_s, unsure_s, pieces)
-                if self._pool.acknowledgements.begin(self._transport, pieces, read_s):
+                if self._pool.acknowledgements.begin(self._transport, pieces, _now(), at_s):
                     self._reactor.watch(self)
             else:
                 self._reactor.reads.later(read_s - at_s, unsure_s, pieces, at_s - self._token_s)

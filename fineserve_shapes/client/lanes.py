@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SWITCH = "FINESERVE_NO_LANES"
 """Set to anything, it leaves the part in C out."""
 
-_VERSION = 3
+_VERSION = 4
 
 Others = list[tuple[int, bytes | int | None, float, float, float]]
 """Descriptors that are Python's to serve, with what was read (or the error of the read, or None where nothing was read

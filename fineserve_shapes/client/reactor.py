@@ -45,6 +45,9 @@ _SERVE_S = 0.002
 _LEAST_SERVE_S, _SERVE_FOR_EACH_S = 0.0003, 0.000005
 """For so long even then, and for so much longer for each that waits: the longer they wait, the fewer connections are idle
 again, and new ones are dear."""
+_LATER_EVERY = 4
+"""Of so many that are served one is not the beginning of an answer, if others wait: answers whose events never repeat begin
+for ever."""
 _MOST_UNSERVED_BYTES = 2**26
 """Of what was read and waits: beyond that the kernel keeps what comes, as it does for a process that is too slow."""
 _SHORTEST_TICK_S = 0.0005
@@ -105,6 +108,7 @@ class Reactor:
         self._new: set[int] = set()  # whose lanes know nothing yet
         self._first: deque[int] = deque()  # of those, which have something unserved
         self._later: deque[int | Callable[[], None]] = deque()  # which others have, or are unread, and calls
+        self._served = 0
         self._watched: dict[WithDeadline, float] = {}  # when to look next
         self.new_lane = lane_type() if self._stamping is not None else None
         """Makes a lane for `lay`; None where all is to be read by callbacks."""
@@ -222,7 +226,7 @@ class Reactor:
 
     def _tick_at(self, at_s: float) -> None:
         """Begin to tick, if that has stopped."""
-        if self._alarm is not None and not self._ticking:
+        if self._alarm is not None and not (self._ticking or self._epoll.closed):
             self._ticking = True
             self._alarm.set(at_s)
 
@@ -257,7 +261,9 @@ class Reactor:
         while self._first or self._later:
             if self._clock() >= until_s:
                 return True
-            one = self._first.popleft() if self._first else self._later.popleft()
+            self._served += 1
+            later = self._later and (not self._first or self._served % _LATER_EVERY == 0)
+            one = self._later.popleft() if later else self._first.popleft()
             if not isinstance(one, int):
                 self._guarded(None, one)
                 continue
@@ -317,7 +323,8 @@ class Reactor:
     def _sweep(self) -> None:
         while True:
             gevent.sleep(SWEEP_S)
-            while not (self._epoll.closed or self._ticking) and self._drain():  # connections that are idle may end
+            # connections that are idle may end; without an alarm that wakes the reader by itself
+            while self._alarm is not None and not (self._epoll.closed or self._ticking) and self._drain():
                 give_way()
             if self._epoll.closed:  # the end of this greenlet is under way
                 return

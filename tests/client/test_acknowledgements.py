@@ -9,7 +9,7 @@ import gevent
 import pytest
 from servers import END, HEAD, Lab, Peer, chunk, events, post
 
-from fineserve_shapes.client.acknowledgements import TRIAL_S, TRIAL_TOKENS, TRIALS, LateAcknowledgements
+from fineserve_shapes.client.acknowledgements import FRESH_S, TRIAL_S, TRIAL_TOKENS, TRIALS, LateAcknowledgements
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux can be told to wait")
 
@@ -42,24 +42,32 @@ def look(late: LateAcknowledgements, link: Link, tokens: int, now_s: float) -> N
 
 def answer(late: LateAcknowledgements, link: Link, tokens: int = TRIAL_TOKENS + 1, took_s: float = TRIAL_S) -> bool:
     """Read a whole answer; whether its connection was told to wait."""
-    late.begin(link, 1, 0.0)
+    late.begin(link, 1, 0.0, 0.0)
     look(late, link, tokens // 2, took_s / 2)
     look(late, link, tokens, took_s)
     late.end(link, tokens)
     return link.late
 
 
+def test_tokens_that_came_a_while_ago_begin_no_trial() -> None:
+    """What came behind them has been acknowledged at once."""
+    late = LateAcknowledgements()
+    assert not late.begin(link := Link(), 1, 1.0, 1.0 - FRESH_S)
+    assert not link.late
+    assert late.begin(link, 1, 1.0, 1.0 - FRESH_S / 2)
+
+
 def test_one_answer_tries_it_and_then_all_do_it() -> None:
     late = LateAcknowledgements()
     first, meanwhile, after = Link(), Link(), Link()
-    late.begin(first, 1, 0.0)
-    late.begin(meanwhile, 1, 0.1)
+    late.begin(first, 1, 0.0, 0.0)
+    late.begin(meanwhile, 1, 0.1, 0.1)
     look(late, meanwhile, 100, 10.0)
     look(late, first, 100, TRIAL_S / 2)
-    late.begin(meanwhile, 1, 0.2)
+    late.begin(meanwhile, 1, 0.2, 0.2)
     assert (first.late, meanwhile.late) == (True, False)
     look(late, first, 100, TRIAL_S)
-    late.begin(after, 1, 0.4)
+    late.begin(after, 1, 0.4, 0.4)
     assert after.late
 
 
@@ -74,8 +82,8 @@ def test_a_server_that_holds_pieces_back_is_tried_some_times_and_left_alone_for_
 def test_an_answer_of_few_tokens_shows_nothing(took_s: float) -> None:
     late = LateAcknowledgements()
     assert [answer(late, Link(), TRIAL_TOKENS, took_s) for _ in range(TRIALS + 3)] == [True] * (TRIALS + 3)
-    late.begin(trying := Link(), 1, 0.0)
-    late.begin(other := Link(), 1, 0.0)
+    late.begin(trying := Link(), 1, 0.0, 0.0)
+    late.begin(other := Link(), 1, 0.0, 0.0)
     assert (trying.late, other.late) == (True, False)
 
 
