@@ -332,12 +332,16 @@ static int lanes_log(Lanes *self, const Lane *lane, double empty_s, double at_s,
     return 0;
 }
 
-/* Take what came at `at_s` if it is the lane's: 1; else 0; -1: an exception is set. */
+/* Take what came at `at_s` if it is the lane's: 1; else 0; -1: an exception is set.
+ *
+ * What is Python's ends the lane: Python may come to it later, and what comes next must not overtake it. */
 static int lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize_t size, double at_s, double now_s, double empty_s)
 {
     Py_ssize_t bytes, pieces = lane_count(lane, data, size, &bytes);
-    if (pieces == 0 || pieces > lane->left)
+    if (pieces == 0 || pieces > lane->left) {
+        lane->left = 0;
         return 0;
+    }
     if (lanes_log(self, lane, empty_s, at_s, now_s, pieces) < 0)
         return -1;
     for (Py_ssize_t number = 0; number < pieces; number++)
@@ -349,9 +353,7 @@ static int lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize_t size
     return 1;
 }
 
-/* Read one socket. 0: what came is the lane's; 1: it is Python's, in `other`; -1: an exception is set.
- *
- * What is Python's ends the lane: Python may come to it later, and what comes next must not overtake it. */
+/* Read one socket. 0: what came is the lane's; 1: it is Python's, in `other`; -1: an exception is set. */
 static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
 {
     char control[CMSG_SPACE(sizeof(struct timespec))];
@@ -373,7 +375,6 @@ static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
     if (taken < 0)
         return -1;
     if (!taken) {
-        lane->left = 0;
         PyObject *read = PyBytes_FromStringAndSize(self->buffer, size); /* before all that can run Python */
         *other = read == NULL ? NULL : Py_BuildValue("iNddd", fd, read, at_s, now_s, empty_s);
         return *other == NULL ? -1 : 1;
@@ -393,8 +394,6 @@ static PyObject *lanes_offer(PyObject *object, PyObject *arguments)
         return NULL;
     Lane *lane = fd >= 0 && fd < self->room ? self->by_fd[fd] : NULL;
     int taken = lane == NULL ? 0 : lanes_take(self, lane, data, size, at_s, read_s, empty_s);
-    if (lane != NULL && !taken)
-        lane->left = 0;
     return taken < 0 ? NULL : PyBool_FromLong(taken);
 }
 

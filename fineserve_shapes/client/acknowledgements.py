@@ -21,9 +21,10 @@ from typing import Protocol
 TRIALS = 3
 """How many may fail: each may delay one token of one answer by 40 ms."""
 TRIAL_S = 0.3
-FRESH_S = 0.005
 TRIAL_TOKENS = 8
 """Fewer in that time show nothing."""
+FRESH_S = 0.005
+"""A trial begins so soon after the first tokens came, or not at all."""
 
 
 class Acknowledging(Protocol):

@@ -6,7 +6,7 @@ import time
 from array import array
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 import httptools
@@ -123,7 +123,7 @@ class Connection:
         self._token_s = None
         self._waiter = waiter = Waiter()
         if self._reactor.new_lane is not None and self._transport.stamped is not None:
-            self._lay(b"", b"", 0, self._drained_s, 0.0, self._drained_s, knows=False)
+            self._lay(b"", b"", 0, 0.0)
         self._reactor.watch(self)
         self._sender = waiter, gevent.getcurrent()
         try:
@@ -281,15 +281,16 @@ class Connection:
             return
         repeat = reader.repeat if self._between_chunks and data.endswith(b"\r\n") else None
         if repeat is not None and self._waiter is not None and self._token_s is not None:
-            self._lay(*repeat.around, reader.most_repeats, lane.since_s, self._token_s, lane.drained_s)
+            self._lay(*repeat.around, reader.most_repeats, self._token_s)
             reader.ahead = self._lane
 
-    def _lay(self, *made_of: Any, knows: bool = True) -> None:
-        """Let a lane read the connection, in the place of the one that there is."""
-        make = self._reactor.new_lane
+    def _lay(self, before: bytes, after: bytes, most: int, token_s: float) -> None:
+        """Let a lane read the connection, in the place of the one that there is; without a `before` it knows nothing."""
+        make, last = self._reactor.new_lane, self._lane
         assert make is not None
-        self._lane = make(*made_of)
-        self._reactor.lay(self._transport.fileno(), self._lane, knows=knows)
+        since_s, drained_s = (self._drained_s, self._drained_s) if last is None else (last.since_s, last.drained_s)
+        self._lane = make(before, after, most, since_s, token_s, drained_s)
+        self._reactor.lay(self._transport.fileno(), self._lane, knows=bool(before))
 
     def _catch_up(self) -> None:
         """Take over what the lane holds."""

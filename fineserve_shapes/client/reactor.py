@@ -316,7 +316,7 @@ class Reactor:
         try:
             callback(*given)
         except Exception:
-            logger.exception("a connection could not be read; its deadline will end it")
+            logger.exception("a connection could not be served")
             if fd is not None:
                 self.remove(fd)
 
