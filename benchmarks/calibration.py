@@ -34,7 +34,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from pathlib import Path
 
-from benchmarks.harness import locust
+from benchmarks.harness import locust, loop_ms
 from benchmarks.sidebyside import machine
 from fineserve_shapes.simulator.engineflags import add_engine_flags, add_length_flag, flags_of, parameters_of
 from fineserve_shapes.simulator.fitting import Observation, ServerFit, fit, read_observations
@@ -127,28 +127,25 @@ class Pace:
     """How fast the machine is, by a fixed piece of work on the client's core four times a second."""
 
     def __init__(self) -> None:
-        self._timings_s: list[float] = []
-        self.best_s = math.inf
+        self._timings_ms: list[float] = []
+        self.best_ms = math.inf
         threading.Thread(target=self._time_work, daemon=True).start()
 
     def begin(self) -> None:
         """Forget what was timed so far, but for the best of it."""
-        self._timings_s = []
+        self._timings_ms = []
 
-    def median_s(self) -> float:
+    def median_ms(self) -> float:
         """What the work took since then."""
-        median_s = statistics.median(self._timings_s)
-        self.best_s = min(self.best_s, median_s)
-        return median_s
+        median_ms = statistics.median(self._timings_ms)
+        self.best_ms = min(self.best_ms, median_ms)
+        return median_ms
 
     def _time_work(self) -> None:
-        _to_core(0, 0)
+        core = min(os.sched_getaffinity(0))
         while True:
             time.sleep(0.25)
-            begun_s = time.thread_time()
-            for _ in range(WORK):
-                pass
-            self._timings_s.append(time.thread_time() - begun_s)
+            self._timings_ms.append(loop_ms(core, WORK))
 
 
 def server() -> tuple[str, AbstractContextManager[str]]:
@@ -190,11 +187,11 @@ def _run_undisturbed(url: str, rate_rps: float, duration_s: float, seed: int, lo
     for attempt in range(ATTEMPTS):
         pace.begin()
         _run(url, rate_rps, duration_s, seed, log)
-        took_s = pace.median_s()
-        if took_s <= SLOWER * pace.best_s:
+        took_ms = pace.median_ms()
+        if took_ms <= SLOWER * pace.best_ms:
             break
         again = "made again" if attempt + 1 < ATTEMPTS else "kept all the same"
-        slower = 100 * (took_s / pace.best_s - 1)
+        slower = 100 * (took_ms / pace.best_ms - 1)
         print(f"{log.stem}: the machine was {slower:.0f} % slower than at its best; {again}", flush=True)
     return log
 
@@ -269,7 +266,7 @@ def main() -> None:
     what, serving = server()
     pace = Pace()
     time.sleep(SETTLED_S)
-    pace.median_s()
+    pace.median_ms()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(os.environ.get("LOGS", name))
         with serving as url:

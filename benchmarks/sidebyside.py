@@ -121,10 +121,10 @@ class Failed(Exception):
     """A client that gave no result; the text is what it said last."""
 
 
-def loads() -> list[Load]:
+def loads(default: str = LOADS) -> list[Load]:
     """What the environment asks for."""
     found = []
-    for text in os.environ.get("LOADS", LOADS).split(","):
+    for text in os.environ.get("LOADS", default).split(","):
         rate_rps, tokens, *seconds = text.split("x")
         found.append(Load(float(rate_rps), int(tokens), *map(float, seconds)))
     return found

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.harness import loop_ms, quantiles_ms
 from benchmarks.processtree import cpu_s
+from benchmarks.sidebyside import loads
 from fineserve_shapes.simulator.process import SimulatorProcess
 
 SECONDS = 6.0
@@ -124,8 +125,8 @@ def main() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         print("this needs two cores")
         return
-    loads = [load.split("x") for load in os.environ.get("LOADS", LOADS).split(",")]
-    for rate_rps, tokens in [(float(rate), int(tokens)) for rate, tokens in loads]:
+    for load in loads(LOADS):
+        rate_rps, tokens = load.rate_rps, load.tokens
         floor = floor_us(int(rate_rps * tokens * ITL_S))
         loops_ms = [loop_ms(1)]
         with tempfile.TemporaryDirectory() as folder:
