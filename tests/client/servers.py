@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 import gevent
+from gevent import monkey
 from gevent.hub import get_hub
 from gevent.server import StreamServer
 
@@ -30,12 +31,26 @@ from fineserve_shapes.client.target import Target
 from fineserve_shapes.protocol.answer import AnswerReader
 from fineserve_shapes.protocol.result import Result
 
+_Socket: type[socket.socket] = monkey.get_original("socket", "socket")
 PATH = "/v1/completions"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 UNFRAMED = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 END = b"0\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
 MAX_TEST_S = 20
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection; the first does not block."""
+    with _Socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        ours = _Socket()
+        ours.connect(listener.getsockname())
+        theirs, _ = listener.accept()
+    ours.setblocking(False)
+    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
 
 
 def event(text: str = "word", finish: str | None = None) -> bytes:

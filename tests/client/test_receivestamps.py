@@ -12,12 +12,12 @@ import pytest
 from gevent import monkey
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import tcp_pair
 
 from fineserve_shapes.client import receivestamps
 from fineserve_shapes.client.receivestamps import StampedSocket, keep_stamping
 
 _wait = monkey.get_original("time", "sleep")
-_socket = monkey.get_original("socket", "socket")
 
 SCHEDULING_S = 0.05  # by how much a loaded machine may be late
 CLOCKS_S = 1e-4  # by how much two clocks of a machine that pauses may seem to differ
@@ -27,15 +27,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux stamps wh
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends of a TCP connection."""
-    listener = _socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    ours = _socket()
-    ours.connect(listener.getsockname())
-    theirs, _ = listener.accept()
-    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    ours, theirs = tcp_pair()
+    ours.setblocking(True)
     yield ours, theirs
-    for sock in (listener, ours, theirs):
+    for sock in (ours, theirs):
         sock.close()
 
 
