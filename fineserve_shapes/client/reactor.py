@@ -53,6 +53,7 @@ _MOST_UNSERVED_BYTES = 2**26
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
 _TICKS_PER_GAP = 4
+_TICKS_PER_LOOK = 16  # at the gaps, whether they have changed
 _NEAR = 0.1  # to the interval that is wanted, as a share: setting the alarm anew costs a call of the system
 _CHECKS_PER_TURN = 500
 SWEEP_S = 0.1
@@ -118,6 +119,7 @@ class Reactor:
         self.reads = ReadLog(self._lanes)
         self._alarm: Alarm | None = None
         self._ticking = self._gave_way = False
+        self._ticks = 0
         self._every_s = 0.0  # at what interval the alarm rings by itself
         if self._stamping is not None:
             self._alarm = Alarm(self._tick)
@@ -231,6 +233,7 @@ class Reactor:
             self._alarm.set(at_s)
 
     def _tick(self) -> None:
+        self._ticks += 1
         more = self._drain()
         self._ticking = more or bool(self._watched)
         if self._alarm is None or self._epoll.closed:  # which what was served may have done
@@ -241,7 +244,7 @@ class Reactor:
         elif more:  # by the hub, not in a loop here: what is due goes out in between
             self._alarm.set(self._clock())
             self._every_s = 0.0
-        else:
+        elif not self._every_s or self._ticks % _TICKS_PER_LOOK == 0:
             every_s = self._interval_s
             if abs(every_s - self._every_s) > _NEAR * self._every_s:
                 self._alarm.set(self._clock() + every_s, every_s)

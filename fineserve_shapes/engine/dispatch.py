@@ -10,7 +10,6 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Group
 
 from fineserve_shapes.leases.holder import LeaseHolder
 from fineserve_shapes.leases.lease import Row
@@ -53,7 +52,7 @@ class Dispatcher:
         self._freed_s = float("-inf")  # when one was last found after there had been none
         self._woken = Event()
         self._has_unprepared = Event()
-        self._requests = Group()
+        self._requests: set[gevent.Greenlet] = set()
         self._unbegun = 0  # requests that were sent on their way, whose greenlets have not begun
         self._greenlets = [gevent.spawn(self._dispatch), gevent.spawn(self._prepare_ahead)]
 
@@ -105,9 +104,11 @@ class Dispatcher:
         self._greenlets = []
         self._holder.void()
         try:
-            if timeout_s <= 0 or not self._requests.join(timeout=timeout_s):
-                self._requests.kill(timeout=5)
+            if timeout_s > 0:
+                gevent.joinall(list(self._requests), timeout=timeout_s)
+            gevent.killall(list(self._requests), timeout=5)
         finally:
+            self._requests.clear()  # those that were killed before they had begun
             has_begun(self)
 
     def _dispatch(self) -> None:
@@ -145,17 +146,19 @@ class Dispatcher:
         self._sent += 1
         self._unbegun += 1
         begins(self)
-        request = self._requests.spawn(self._begin, row, self._prepared.pop(row.request, None), held_s)
-        if self._limit is not None:
-            request.rawlink(self._free)
+        self._requests.add(gevent.spawn(self._begin, row, self._prepared.pop(row.request, None), held_s))
 
     def _begin(self, row: Row, prepared: Any, held_s: float) -> None:
         self._unbegun -= 1
         if not self._unbegun:
             has_begun(self)
-        self._perform(row, prepared, held_s)
+        try:
+            self._perform(row, prepared, held_s)
+        finally:
+            self._requests.discard(gevent.getcurrent())
+            self._free()
 
-    def _free(self, *_: Any) -> None:
+    def _free(self) -> None:
         if not self._freed.is_set() and not self._full:
             self._freed_s = self._now_s()
             self._freed.set()

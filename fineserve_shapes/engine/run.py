@@ -92,6 +92,7 @@ class Run:
         self.start_s: float | None = None  # perf_counter
         self.started_at = time.time()
         self.end_s: float | None = None  # of the run: when leasing stopped
+        self.local = local
         self.lead_s = LOCAL_LEAD_S if local else LEAD_S
         silence_s = float("inf") if local else SILENCE_S
         self._reading = prefetched(iter(blocks))

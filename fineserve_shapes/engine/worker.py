@@ -28,7 +28,8 @@ from fineserve_shapes.timer import give_way
 
 logger = logging.getLogger(__name__)
 
-REPORT_EVERY_S = 0.2
+REPORT_EVERY_S, LOCAL_REPORT_EVERY_S = 0.2, 0.5
+"""A master on another machine also hears from it that the worker is alive, and gives up one that is silent for a second."""
 PING_EVERY_S = 1.0
 FIRST_PINGS = 20
 FIRST_PING_EVERY_S = 0.02
@@ -222,7 +223,7 @@ class Worker:
             self._report(run, run.take())
             give_way()
             run.show()
-            gevent.sleep(REPORT_EVERY_S)
+            gevent.sleep(LOCAL_REPORT_EVERY_S if self._local else REPORT_EVERY_S)
             run.take_reads()
             give_way()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -25,18 +27,23 @@ class Ring(Generic[T]):
     def __init__(self, pieces: Sequence[T], costs: IntArray, starts: IntArray | None = None) -> None:
         empty = pieces[0][:0]
         self.content: T = empty.join(pieces)
-        self._cuts = np.concatenate(([0], np.cumsum([len(piece) for piece in pieces])))
-        self._costs = np.concatenate(([0], np.cumsum(costs)))
-        self._starts = np.arange(len(pieces)) if starts is None else starts
+        self._cuts = _numbers(np.concatenate(([0], np.cumsum([len(piece) for piece in pieces]))))
+        self._costs = _numbers(np.concatenate(([0], np.cumsum(costs))))
+        self._starts = _numbers(np.arange(len(pieces)) if starts is None else starts)
 
     def run(self, place: int, cost: int) -> tuple[T, int]:
         """The longest run that costs at most so much, and what it costs; `place`, any number, picks where it begins."""
-        start = int(self._starts[place % len(self._starts)])
-        before, lap_cost = int(self._costs[start]), int(self._costs[-1])
+        start = self._starts[place % len(self._starts)]
+        before, lap_cost = self._costs[start], self._costs[-1]
         laps, rest = divmod(before + cost, lap_cost)
-        end = int(np.searchsorted(self._costs, rest, side="right")) - 1
-        spent = laps * lap_cost + int(self._costs[end]) - before
-        first, last = int(self._cuts[start]), int(self._cuts[end])
+        end = bisect_right(self._costs, rest) - 1
+        spent = laps * lap_cost + self._costs[end] - before
+        first, last = self._cuts[start], self._cuts[end]
         if laps == 0:
             return self.content[first:last], spent
         return self.content[first:] + self.content * (laps - 1) + self.content[:last], spent
+
+
+def _numbers(values: IntArray) -> array[int]:
+    """The same, to be taken one by one: that is where arrays of NumPy are slow."""
+    return array("q", values.astype(np.int64).tobytes())

@@ -120,11 +120,12 @@ def count_tokens(pieces: Pieces, final_usage: int | None, choices: int = 1) -> T
     growth, running_total = _running(pieces, choices)
     by_usage = final_usage or running_total or (_last_usage(pieces) if growth is None else None)
     kinds = np.frombuffer(bytes(pieces.kinds), dtype=np.uint8)
-    is_token = kinds == Kind.CONTENT
+    is_token = kinds == int(Kind.CONTENT)  # NumPy takes its time over enumerations
     if growth is not None:
         is_token |= np.array(growth) > 0
     elif by_usage:
-        is_token |= np.isin(kinds, _silent_tokens(kinds, counted, by_usage))
+        for kind in _silent_tokens(pieces.kinds, counted, by_usage):
+            is_token |= kinds == int(kind)
     at = np.flatnonzero(is_token)
     total = by_usage or counted or (len(at) or None)
     first_tokens, first_known = 1, False
@@ -175,9 +176,9 @@ def _last_usage(pieces: Pieces) -> int | None:
     return last
 
 
-def _silent_tokens(kinds: npt.NDArray[np.uint8], counted: int, total: int) -> list[int]:
+def _silent_tokens(kinds: bytearray, counted: int, total: int) -> list[Kind]:
     """The kinds of pieces without content that were tokens."""
-    empty, closing = int((kinds == Kind.EMPTY).sum()), int((kinds == Kind.CLOSING).sum())
+    empty, closing = kinds.count(Kind.EMPTY), kinds.count(Kind.CLOSING)
     if empty and (total == counted + empty + closing or (total == counted + empty and empty != closing)):
         return [Kind.EMPTY]
     return [] if counted else [Kind.CLOSING]
