@@ -20,7 +20,8 @@
 #include <time.h>
 
 #define MOST_CHUNKS 32
-#define VERSION 1 /* of what ring.py knows */
+#define LONGEST_S 1e6 /* of a wait */
+#define VERSION 2 /* of what ring.py knows */
 
 /* Seat: one stream in a ring. */
 
@@ -304,6 +305,8 @@ static int readable(int fd, double until_s)
 {
     double for_s = until_s - clock_s();
     struct timespec wait = {0, 0};
+    if (for_s > LONGEST_S)
+        for_s = LONGEST_S;
     if (for_s > 0) {
         wait.tv_sec = (time_t)for_s;
         wait.tv_nsec = (long)(1e9 * (for_s - (double)wait.tv_sec));
@@ -331,7 +334,8 @@ static PyObject *ring_ride(PyObject *object, PyObject *arguments)
             return seat;
         Py_DECREF(seat);
         double due_s = ring_due_s(self), soon_s = now_s + self->gather_s, wake_s = due_s > soon_s ? due_s : soon_s;
-        if (wake_s >= until_s || readable(fd, wake_s))
+        int ends = wake_s >= until_s;
+        if (now_s >= until_s || readable(fd, ends ? until_s : wake_s) || ends)
             Py_RETURN_NONE;
     }
 }

@@ -1,6 +1,7 @@
 """Streams of the constant schedule on their way: their engine has handed them over, and a ring writes their chunks."""
 
 import time
+from collections import deque
 
 from fineserve_shapes.simulator.answers import Answer
 from fineserve_shapes.simulator.ring import Seat, open_ring
@@ -17,6 +18,7 @@ class Carousel:
         self._ring, self._new_seat = open_ring(engine.itl_s)
         self._seats: dict[Answer, Seat] = {}
         self._answers: dict[Seat, Answer] = {}
+        self._ended: deque[Seat] = deque()  # all of their chunks have been written
 
     def next_s(self) -> float | None:
         """When something is due next, None if the carousel is empty."""
@@ -39,7 +41,11 @@ class Carousel:
 
     def leave(self, answer: Answer) -> None:
         """Write nothing more of this answer."""
-        self._ring.leave(self._seats[answer])
+        seat = self._seats[answer]
+        if seat in self._ended:
+            self._ended.remove(seat)
+        else:
+            self._ring.leave(seat)
         self._remove(answer)
 
     def catch_up(self, answer: Answer) -> None:
@@ -47,22 +53,30 @@ class Carousel:
         answer.token_s.frombytes(self._seats[answer].take())
 
     def write(self, now_s: float) -> None:
-        """Write what is due until then."""
+        """Write what is due until then, but the last chunks of answers."""
         self._until_s = max(now_s, self._until_s)
         while (seat := self._ring.write(now_s, self._write_rest)) is not None:
-            self._end(seat)
+            self._ended.append(seat)
 
-    def ride(self, until_s: float, fd: int) -> None:
-        """Write chunks whenever they are due, until `fd` is readable or none is due before `until_s`."""
-        while (seat := self._ring.ride(until_s, fd, self._write_rest)) is not None:
-            self._end(seat)
+    def ride(self, until_s: float, fd: int) -> bool:
+        """Write them whenever they are due, until `fd` is readable, the time has come or an answer's last one is due.
+
+        Returns whether it is that.
+        """
+        seat = self._ring.ride(until_s, fd, self._write_rest)
         self._until_s = max(time.perf_counter(), self._until_s)
+        if seat is not None:
+            self._ended.append(seat)
+        return seat is not None
 
-    def _end(self, seat: Seat) -> None:
-        """Let an answer give its last token."""
-        answer = self._answers[seat]
+    def end(self) -> bool:
+        """Let an answer give its last chunk if that is due; whether there was one."""
+        if not self._ended:
+            return False
+        answer = self._answers[self._ended.popleft()]
         self._remove(answer)
         answer.token(self._due_s(answer, answer.tokens), 1)
+        return True
 
     def _write_rest(self, seat: Seat, left: bytes) -> int:
         wire = self._answers[seat].wire

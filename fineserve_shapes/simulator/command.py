@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import os
 import resource
-import selectors
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,7 @@ from fineserve_shapes.simulator.modelsfile import read_models
 from fineserve_shapes.simulator.server import ServerSettings, serve
 from fineserve_shapes.simulator.truth import TruthLog
 from fineserve_shapes.simulator.vocabulary import HOSTILE, PLAIN
+from fineserve_shapes.simulator.waiting import PacedSelector
 
 DEFAULT_MODEL = "simulated"
 
@@ -184,9 +184,9 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"cannot write {args.ground_truth}: {error.strerror} (--ground-truth)") from None
     _allow_many_connections()
     try:
-        selector = selectors.EpollSelector()  # of our own, since the server looks at it between two turns of the loop
+        selector = PacedSelector()
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-            runner.run(serve(settings, hosting, truth, args.host, args.port, parent_gone, selector.fileno()))
+            runner.run(serve(settings, hosting, truth, args.host, args.port, parent_gone, selector))
     finally:
         if truth is not None:
             truth.close()

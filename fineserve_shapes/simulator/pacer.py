@@ -1,36 +1,36 @@
-"""What wakes the server: engines are stepped at their times, and what is due goes to its answers."""
+"""What the server waits for: engines are stepped at their times, and what is due goes to its answers."""
 
-import asyncio
 import math
 import time
 from collections.abc import Sequence
 
-from fineserve_shapes.simulator.alarm import EarliestAlarm, Nap
 from fineserve_shapes.simulator.answers import Answer
 from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.carousel import Carousel
 from fineserve_shapes.simulator.engine import Engine
 from fineserve_shapes.simulator.ring import GATHER_S
 from fineserve_shapes.simulator.schedule import ConstantEngine
+from fineserve_shapes.simulator.waiting import Nap
 
 LONGEST_AWAY_S = 2e-3
-"""The loop has its turn at least so often, while chunks are due all the time."""
+"""The loop has its turn so soon after a token at the latest: answers leave it things to do."""
 
 
 class Pacer:
-    """Submits answers to engines, and gives them their tokens in time."""
+    """Submits answers to engines, and gives them their tokens in time.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, loop_fd: int, engines: Sequence[Engine]) -> None:
+    loop_fd: readable if the loop has something to do.
+    """
+
+    def __init__(self, loop_fd: int, engines: Sequence[Engine]) -> None:
         self._engines = engines
         self._carousels: dict[Engine, Carousel] = {
             engine: Carousel(engine) for engine in engines if isinstance(engine, ConstantEngine)
         }
-        self._alarm = EarliestAlarm(loop, self._step)
-        # it rides: between two turns of the loop it waits and writes by itself, if all other tokens come from its engine
+        # it rides: it waits and writes by itself, if all other tokens come from its engine
         self._rides = self._carousels.get(engines[0]) if len(engines) == 1 else None
         self._loop_fd = loop_fd
         self._nap = Nap(loop_fd)
-        self._next_wake_s = 0.0
         self._submitted_s = 0.0
 
     def submit(self, answer: Answer, received_s: float | None = None) -> None:
@@ -39,10 +39,10 @@ class Pacer:
         now_s = time.perf_counter() if received_s is None else max(received_s, self._submitted_s)
         self._submitted_s = now_s
         engine = answer.request.model.engine
+        self.write()
         self._give(engine, now_s)
         answer.sequence.answer = answer
         engine.submit(answer.sequence, now_s)
-        self._alarm.advance(self._wake_s(engine))
 
     def withdraw(self, answer: Answer) -> None:
         """Generate no more of it, however far it is."""
@@ -51,39 +51,50 @@ class Pacer:
         if answer.sequence.generated < answer.sequence.output_tokens:
             answer.request.model.engine.abort(answer.sequence)
 
-    def close(self) -> None:
-        """Wake no more."""
-        self._alarm.close()
+    def write(self) -> None:
+        """Write what carousels have due: between one piece of work and the next, so that chunks wait for one at most."""
+        for carousel in self._carousels.values():
+            carousel.write(time.perf_counter())
 
-    def _step(self) -> None:
+    def wait(self, until_s: float) -> None:
+        """Give answers their tokens in time, until then or until the loop has something to do."""
         now_s = time.perf_counter()
-        away_s = now_s + LONGEST_AWAY_S
+        first_s = min(self._engines_s(), self._carousels_s())
+        until_s = min(until_s, max(now_s, first_s) + LONGEST_AWAY_S)
         while True:
+            self.write()
             for engine in self._engines:
                 self._give(engine, now_s)
-            self._next_wake_s = now_s + GATHER_S
-            if self._rides is not None:
-                first_s = self._engines[0].next_s()
-                self._rides.ride(away_s if first_s is None else min(first_s, away_s), self._loop_fd)
-            wake_s = min(map(self._wake_s, self._engines))
-            if wake_s > away_s or not self._nap.until(wake_s):
-                break
+            for carousel in self._carousels.values():
+                while carousel.end():
+                    self.write()
+            soon_s = now_s + GATHER_S
+            wake_s = min(until_s, max(soon_s, self._engines_s()))
+            if self._rides is None:
+                wake_s = min(wake_s, max(soon_s, self._carousels_s()))
+                self._nap.until(wake_s)
+                goes_on = False
+            else:
+                goes_on = self._rides.ride(wake_s, self._loop_fd)
             now_s = time.perf_counter()
-        self._alarm.advance(wake_s)
+            if now_s >= until_s or (now_s < wake_s and not goes_on):
+                break
 
     def _give(self, engine: Engine, now_s: float) -> None:
-        carousel = self._carousels.get(engine)
-        if carousel is not None:
-            carousel.write(now_s)
+        """Hand out what was due from an engine until then."""
         next_s = engine.next_s()
         if next_s is not None and next_s <= now_s:
-            write_tokens(engine.advance(now_s), None if carousel is None else carousel.board)
+            carousel = self._carousels.get(engine)
+            write_tokens(engine.advance(now_s), self.write, None if carousel is None else carousel.board)
 
-    def _wake_s(self, engine: Engine) -> float:
-        """When to look next at what is due from an engine; never, if it has nothing to do."""
-        # what was due at an earlier time and has gone leaves an alarm for nothing, which does no harm
-        next_s = engine.next_s()
-        carousel = self._carousels.get(engine)
-        if carousel is not None and (due_s := carousel.next_s()) is not None and (next_s is None or due_s < next_s):
-            next_s = due_s
-        return math.inf if next_s is None else max(next_s, self._next_wake_s)
+    def _engines_s(self) -> float:
+        """When the first engine has something due; infinity if none has anything to do."""
+        return _first([engine.next_s() for engine in self._engines])
+
+    def _carousels_s(self) -> float:
+        """The same of carousels."""
+        return _first([carousel.next_s() for carousel in self._carousels.values()])
+
+
+def _first(times_s: list[float | None]) -> float:
+    return min([math.inf if at_s is None else at_s for at_s in times_s], default=math.inf)

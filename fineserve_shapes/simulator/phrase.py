@@ -6,6 +6,7 @@ part that is the answer's own is the same for all answers that begin with the sa
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import cycle, islice
 
 from fineserve_shapes.simulator.vocabulary import Vocabulary
 
@@ -30,10 +31,8 @@ def chunks(vocabulary: Vocabulary, first_word: int, head: bytes, tail: bytes) ->
 
 def repeated(phrase: tuple[bytes, ...], tokens: range) -> Iterator[bytes]:
     """The chunks of these tokens, which follow each other."""
-    if not tokens:
-        return iter(())
     start = tokens.start % len(phrase)
-    return iter((phrase * ((start + len(tokens)) // len(phrase) + 1))[start : start + len(tokens)])
+    return islice(cycle(phrase), start, start + len(tokens))
 
 
 @lru_cache(maxsize=1024)

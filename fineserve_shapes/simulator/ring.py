@@ -10,6 +10,7 @@ installation, FINESERVE_NO_RING set) `PlainChunkRing` writes the same bytes at t
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
@@ -33,7 +34,7 @@ GATHER_S = 2.5e-4
 A wake-up costs as much as writing a chunk or more.
 """
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Seat(Protocol):
@@ -72,7 +73,7 @@ class ChunkRing(Protocol):
         ...
 
     def ride(self, until_s: float, fd: int, rest: Callable[[Any, bytes], int]) -> Any:
-        """The same whenever something is due, until `fd` is readable or nothing more is due before `until_s`."""
+        """The same whenever something is due, until `fd` is readable or the time has come."""
         ...
 
 
@@ -168,12 +169,9 @@ class PlainChunkRing:
             if seat is not None:
                 return seat
             next_s = self.next_s()
-            if next_s is None:
-                return None
-            wake_s = max(next_s, now_s + GATHER_S)
-            if wake_s >= until_s:
-                return None
-            if select.select((fd,), (), (), max(0.0, wake_s - time.perf_counter()))[0]:
+            wake_s = until_s if next_s is None else min(until_s, max(next_s, now_s + GATHER_S))
+            for_s = None if wake_s == math.inf else max(0.0, wake_s - time.perf_counter())
+            if now_s >= until_s or select.select((fd,), (), (), for_s)[0] or wake_s == until_s:
                 return None
 
     def _remove(self, place: int) -> PlainSeat:

@@ -44,6 +44,7 @@ from fineserve_shapes.simulator.requests import (
 from fineserve_shapes.simulator.streamfaults import CloseDelimited
 from fineserve_shapes.simulator.truth import TruthLog
 from fineserve_shapes.simulator.vocabulary import Vocabulary, chat_tokens, words
+from fineserve_shapes.simulator.waiting import PacedSelector
 
 LONGEST_REQUEST_ID = 256
 MANY_ALLOCATIONS = 1_000_000
@@ -82,7 +83,7 @@ class Simulator:
         self._hosting = hosting
         self._engines = hosting.engines
         self._truth = truth
-        self._pacer = Pacer(self.loop, loop_fd, hosting.engines)
+        self.pacer = Pacer(loop_fd, hosting.engines)
         self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[ServedConnection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
@@ -109,6 +110,7 @@ class Simulator:
 
     def connect(self) -> ServedConnection:
         """The protocol of a new connection."""
+        self.pacer.write()  # they come many at a time
         return ServedConnection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
 
     @property
@@ -135,7 +137,6 @@ class Simulator:
         for connection in list(self._connections):
             connection.drop()
         self._idleness.close()
-        self._pacer.close()
 
     def collect_garbage(self) -> None:
         """Look for cycles while no answer is in progress, or if there is much to look at after all.
@@ -157,7 +158,7 @@ class Simulator:
 
     def release(self, answer: Answer) -> None:
         if self._forget(answer):
-            self._pacer.withdraw(answer)
+            self.pacer.withdraw(answer)
 
     def _forget(self, answer: Answer) -> bool:
         known = answer.sequence.answer is answer
@@ -173,7 +174,7 @@ class Simulator:
     def _submit(self, answer: Answer, received_s: float | None = None) -> None:
         if answer.open:
             self._answers.add(answer)
-            self._pacer.submit(answer, received_s)
+            self.pacer.submit(answer, received_s)
 
     # requests
 
@@ -326,14 +327,15 @@ async def serve(
     host: str,
     port: int,
     parent_gone: Callable[[], bool],
-    loop_fd: int,
+    selector: PacedSelector,
 ) -> None:
     """Listen, say so on standard output, and serve until SIGTERM, SIGINT or the end of the parent."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    simulator = Simulator(settings, hosting, truth, loop_fd)
+    simulator = Simulator(settings, hosting, truth, selector.fileno())
+    selector.wait = simulator.pacer.wait
     try:
         server = await loop.create_server(simulator.connect, host, port, backlog=4096)
     except OSError as error:

@@ -45,7 +45,9 @@ class TruthLog:
                 if self._lines.empty():
                     break
                 line = self._lines.get()
-            self._file.write(b"".join(gathered))
+            # one by one: the loop, and tokens with it, waits for what is under way
+            for ready in gathered:
+                self._file.write(ready)
             self._file.flush()
             if line is not None:
                 line = self._lines.get()

@@ -79,7 +79,9 @@ def _ring(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def give(engine: ConstantEngine, carousel: Carousel, now_s: float) -> None:
     carousel.write(now_s)
-    write_tokens(engine.advance(now_s), carousel.board)
+    while carousel.end():
+        pass
+    write_tokens(engine.advance(now_s), lambda: None, carousel.board)
 
 
 # naps of a server in good time, and of one that is far too late

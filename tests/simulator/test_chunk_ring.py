@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -163,15 +164,28 @@ def test_a_ride_writes_each_chunk_when_it_is_due_and_not_before(opened: tuple[An
         assert time.perf_counter() >= due_s[-1] + 3 * INTERVAL_S
 
 
-def test_a_ride_ends_where_nothing_is_due_before_its_end(opened: tuple[Any, Any]) -> None:
+def test_a_ride_ends_at_its_time(opened: tuple[Any, Any]) -> None:
+    """With something due later, with nothing at all, and at once if its time has passed: what is due is written first."""
     ring, new_seat = opened
-    assert ring.ride(time.perf_counter() + 60.0, -1, None) is None
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        now_s = time.perf_counter()
-        ring.board(new_seat(ours.fileno(), (b"a",), 0, 9), now_s)
-        assert ring.ride(now_s + 0.5 * INTERVAL_S, ours.fileno(), None) is None
+        until_s = time.perf_counter() + 0.005
+        assert ring.ride(until_s, ours.fileno(), None) is None
+        assert time.perf_counter() >= until_s
+        ring.board(new_seat(ours.fileno(), (b"a",), 0, 9), until_s)
+        until_s += 0.5 * INTERVAL_S
+        assert ring.ride(until_s, ours.fileno(), None) is None
+        assert time.perf_counter() >= until_s
         assert theirs.recv(100) == b"a"
+        assert ring.ride(until_s - INTERVAL_S, -1, None) is None
+
+
+def test_a_ride_without_end_waits_for_others(opened: tuple[Any, Any]) -> None:
+    ring, _ = opened
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"!")
+        assert ring.ride(math.inf, ours.fileno(), None) is None
 
 
 def test_a_ride_ends_when_others_have_something_to_do(opened: tuple[Any, Any]) -> None:
