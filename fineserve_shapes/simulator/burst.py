@@ -17,7 +17,7 @@ LARGEST = 64
 """Chunks that are looked up before the first of them is written: that takes less than 0.1 ms."""
 
 T = TypeVar("T")
-_Burst = list[tuple[Answer, int, bytes, Callable[[float], None]]]
+_Burst = dict[Answer, tuple[Answer, int, bytes, Callable[[float], None]]]
 
 
 def write_chunks(
@@ -47,7 +47,7 @@ def write_tokens(
     meanwhile: called whenever an answer has taken its time with a token. board: told of each answer and when its token was
     due.
     """
-    burst: _Burst = []
+    burst: _Burst = {}
     for due_s, sequence, count in tokens:
         answer = sequence.answer
         if answer is None:
@@ -59,8 +59,10 @@ def write_tokens(
             answer.token(due_s, count)
             meanwhile()
         else:
+            if answer in burst:
+                _write(burst)  # its connection may not take the chunk before, nor then this one
             answer.chunk_due_s.append(due_s)
-            burst.append((answer, answer.wire.fd, chunk, answer.token_s.append))
+            burst[answer] = (answer, answer.wire.fd, chunk, answer.token_s.append)
         if board is not None:
             board(answer, due_s)
         if len(burst) == LARGEST:
@@ -69,6 +71,6 @@ def write_tokens(
 
 
 def _write(burst: _Burst) -> None:
-    """Write these chunks, and empty the list."""
-    write_chunks(burst, lambda answer, left: answer.wire.write_rest(left))
+    """Write these chunks, and forget them."""
+    write_chunks(burst.values(), lambda answer, left: answer.wire.write_rest(left))
     burst.clear()

@@ -171,6 +171,31 @@ def test_what_a_connection_does_not_take_is_left_to_it() -> None:
         assert answers[1].got == [chunk(1), chunk(2), chunk(3)]
 
 
+def test_what_comes_late_waits_for_what_was_not_taken() -> None:
+    """Two chunks of an answer are due at once, and its client reads on between them: it gets them in their order."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        engine = ConstantEngine(TTFT_S, ITL_S)
+        answer = Recorded(9, ours.fileno())
+        engine.submit(answer.sequence, 0.0)
+        write_tokens(engine.advance(TTFT_S + 1e-6), lambda: None)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 4096)
+
+        def write_rest(data: bytes) -> None:
+            answer.got.append(data)
+            answer.fd = -1  # until the client has read what is in `got`
+            with contextlib.suppress(BlockingIOError):
+                theirs.recv(1 << 20)
+
+        answer.write_rest = write_rest  # type: ignore[method-assign]
+        write_tokens(engine.advance(TTFT_S + 3.5 * ITL_S), lambda: None)
+        assert answer.got == [chunk(1), chunk(2), chunk(3), chunk(4)]
+
+
 @given(st.integers(0, 1 << 32), st.integers(1, 40), st.integers(0, 40), st.binary(max_size=300), st.binary(max_size=30))
 def test_chunks_are_what_rendering_each_would_give(
     first_word: int, start: int, count: int, head: bytes, tail: bytes
