@@ -130,7 +130,7 @@ class Answer:
         self.more_tokens = 0  # beyond one each time
         self._gaps_counted = 0  # those between these times that are in the metrics already
         self._tokens_counted = 0
-        self.chunk_due_s = array("d")
+        self.chunk_due_s: list[float] = []
         self.chunk_written_s = array("d")  # the very array of token times where every token is a chunk
         # an answer's words depend on its id alone
         self._first_word = zlib.crc32(request_id.encode())
@@ -203,7 +203,7 @@ class Answer:
         metrics.generation_tokens += tokens - self._tokens_counted
         self._tokens_counted = tokens
         if len(self.token_s) > self._gaps_counted + 1:
-            metrics.itl.observe_gaps(self.token_s[self._gaps_counted :])
+            metrics.itl.observe_gaps(self.token_s[self._gaps_counted :].tolist())
             self._gaps_counted = len(self.token_s) - 1
 
     def count_end(self, now_s: float) -> None:
@@ -258,7 +258,7 @@ class Answer:
             "prompt_tokens": self.request.prompt_tokens,
             "max_tokens": self.request.max_tokens,
             "output_tokens": self.tokens,
-            "chunk_due_s": self.chunk_due_s.tolist(),
+            "chunk_due_s": self.chunk_due_s,
             "chunk_written_s": self.chunk_written_s.tolist(),
             "status": self.status,
             "finish_reason": self.finish_reason,

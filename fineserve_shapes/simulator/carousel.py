@@ -91,7 +91,7 @@ class Carousel:
         first_s, interval_s = self._engine.first_due_s(answer.sequence), self._interval_s
         # the engine's sum in the engine's order, here as everywhere
         written = range(len(answer.chunk_due_s), answer.tokens)
-        answer.chunk_due_s.extend([first_s + token * interval_s for token in written])
+        answer.chunk_due_s += [first_s + token * interval_s for token in written]
 
     def _due_s(self, answer: Answer, token: int) -> float:
         """When its token of this number is due, from 0."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -67,6 +67,15 @@ _date = DateHeader()
 @cache
 def _status_line(status: int, http_1_0: bool) -> str:
     return f"HTTP/1.{0 if http_1_0 else 1} {status} {HTTPStatus(status).phrase}\r\n"
+
+
+@lru_cache(maxsize=256)
+def _path(url: bytes) -> str:
+    try:
+        path = httptools.parse_url(url).path or b"/"
+    except httptools.HttpParserInvalidURLError:
+        path = url
+    return path.decode("latin-1")
 
 
 _received = memoryview(bytearray(64 * 1024))
@@ -211,13 +220,9 @@ class ServedConnection(asyncio.BufferedProtocol):
         self._head_bytes = 0
         if self._closed:
             return
-        try:
-            path = httptools.parse_url(self._url).path or b"/"
-        except httptools.HttpParserInvalidURLError:
-            path = self._url
         request = HttpRequest(
             method=self._parser.get_method().decode("ascii"),
-            path=path.decode("latin-1"),
+            path=_path(self._url),
             headers=self._headers,
             body=bytes(self._body),
             received_s=self._received_s,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fineserve_shapes.simulator.answers import Answer
 from fineserve_shapes.simulator.burst import write_tokens
@@ -62,12 +62,10 @@ class Pacer:
         first_s = min(self._engines_s(), self._carousels_s())
         until_s = min(until_s, max(now_s, first_s) + LONGEST_AWAY_S)
         while True:
-            self.write()
+            if self._rides is None:
+                self.write()
             for engine in self._engines:
                 self._give(engine, now_s)
-            for carousel in self._carousels.values():
-                while carousel.end():
-                    self.write()
             soon_s = now_s + GATHER_S
             wake_s = min(until_s, max(soon_s, self._engines_s()))
             if self._rides is None:
@@ -82,19 +80,26 @@ class Pacer:
 
     def _give(self, engine: Engine, now_s: float) -> None:
         """Hand out what was due from an engine until then."""
+        carousel = self._carousels.get(engine)
         next_s = engine.next_s()
         if next_s is not None and next_s <= now_s:
-            carousel = self._carousels.get(engine)
             write_tokens(engine.advance(now_s), self.write, None if carousel is None else carousel.board)
+        while carousel is not None and carousel.end():
+            self.write()
 
     def _engines_s(self) -> float:
         """When the first engine has something due; infinity if none has anything to do."""
-        return _first([engine.next_s() for engine in self._engines])
+        return _first(self._engines)
 
     def _carousels_s(self) -> float:
         """The same of carousels."""
-        return _first([carousel.next_s() for carousel in self._carousels.values()])
+        return _first(self._carousels.values())
 
 
-def _first(times_s: list[float | None]) -> float:
-    return min([math.inf if at_s is None else at_s for at_s in times_s], default=math.inf)
+def _first(given: Iterable[Engine | Carousel]) -> float:
+    first_s = math.inf
+    for one in given:
+        next_s = one.next_s()
+        if next_s is not None and next_s < first_s:
+            first_s = next_s
+    return first_s

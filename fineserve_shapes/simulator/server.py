@@ -110,7 +110,7 @@ class Simulator:
 
     def connect(self) -> ServedConnection:
         """The protocol of a new connection."""
-        self.pacer.write()  # they come many at a time
+        self.pacer.write()
         return ServedConnection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
 
     @property
@@ -167,6 +167,7 @@ class Simulator:
         return known
 
     def ended(self, answer: Answer) -> None:
+        self.pacer.write()
         answer.count_end(time.perf_counter())
         if self._truth is not None:
             self._truth.add(answer.truth())
@@ -180,6 +181,7 @@ class Simulator:
 
     def handle(self, connection: ServedConnection, request: HttpRequest) -> None:
         """Answer a request, or begin to."""
+        self.pacer.write()
         key = self._settings.api_key
         if key is not None and request.path.startswith("/v1"):
             sent = request.headers.get("authorization", "").encode("latin-1")

@@ -10,7 +10,8 @@ from typing import IO, Any
 
 import orjson
 
-FLUSH_INTERVAL_S = 0.2
+FLUSH_INTERVAL_S = 0.02
+"""On one core the loop waits as long as what has gathered takes: 0.1 ms for ten lines of a hundred chunks."""
 
 
 class TruthLog:
@@ -45,9 +46,7 @@ class TruthLog:
                 if self._lines.empty():
                     break
                 line = self._lines.get()
-            # one by one: the loop, and tokens with it, waits for what is under way
-            for ready in gathered:
-                self._file.write(ready)
+            self._file.write(b"".join(gathered))
             self._file.flush()
             if line is not None:
                 line = self._lines.get()
