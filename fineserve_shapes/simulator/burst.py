@@ -39,14 +39,8 @@ def write_chunks(
             rest(whose, chunk[sent:])
 
 
-def write_tokens(
-    tokens: Iterable[Token], meanwhile: Callable[[], None], board: Callable[[Answer, float], None] | None = None
-) -> None:
-    """Hand each token to the answer that waits for it, in order.
-
-    meanwhile: called whenever an answer has taken its time with a token. board: told of each answer and when its token was
-    due.
-    """
+def write_tokens(tokens: Iterable[Token], board: Callable[[Answer, float], None] | None = None) -> None:
+    """Hand each token to the answer that waits for it, in order. board: told of each answer and when its token was due."""
     burst: _Burst = {}
     for due_s, sequence, count in tokens:
         answer = sequence.answer
@@ -57,7 +51,6 @@ def write_tokens(
             # whatever this answer does, it does it after its own chunks before
             _write(burst)
             answer.token(due_s, count)
-            meanwhile()
         else:
             if answer in burst:
                 _write(burst)  # its connection may not take the chunk before, nor then this one

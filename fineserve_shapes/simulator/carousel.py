@@ -27,16 +27,29 @@ class Carousel:
     def board(self, answer: Answer, due_s: float) -> None:
         """Take an answer over after the chunk that was due then, if its engine still has chunks to give.
 
-        One that is behind stays with its engine, which makes up for that.
+        One that is behind has its chunks written at once until it is not.
         """
-        if not (answer.phrase and answer.sequence.live) or due_s + self._interval_s <= self._until_s:
+        sequence, phrase = answer.sequence, answer.phrase
+        if not (phrase and sequence.live):
             return
-        self._engine.hand_over(answer.sequence)
-        phrase, token = answer.phrase, answer.sequence.generated + 1  # the one before may not have been written yet
+        behind = due_s + self._interval_s <= self._until_s
+        if behind and answer.tokens < sequence.generated:
+            return  # the chunk before, which may go later than this call, must go first
+        self._engine.hand_over(sequence)
+        token = sequence.generated + 1
+        while behind and token < answer.total:
+            answer.chunk_due_s.append(self._due_s(answer, token - 1))
+            answer.token_s.append(time.perf_counter())
+            answer.wire.write(phrase[token % len(phrase)])
+            token += 1
+            behind = self._due_s(answer, token - 1) <= self._until_s
         seat = self._new_seat(answer.wire.fd, phrase, token % len(phrase), answer.total - token)
         self._seats[answer] = seat
         self._answers[seat] = answer
-        self._ring.board(seat, self._due_s(answer, token - 1))
+        if behind:
+            self._ended.append(seat)
+        else:
+            self._ring.board(seat, self._due_s(answer, token - 1))
         answer.carousel = self
 
     def leave(self, answer: Answer) -> None:

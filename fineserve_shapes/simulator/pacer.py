@@ -81,9 +81,12 @@ class Pacer:
     def _give(self, engine: Engine, now_s: float) -> None:
         """Hand out what was due from an engine until then."""
         carousel = self._carousels.get(engine)
-        next_s = engine.next_s()
-        if next_s is not None and next_s <= now_s:
-            write_tokens(engine.advance(now_s), self.write, None if carousel is None else carousel.board)
+        while (next_s := engine.next_s()) is not None and next_s <= now_s:
+            if carousel is None:
+                write_tokens(engine.advance(now_s))
+            else:
+                write_tokens(engine.advance(next_s), carousel.board)
+            self.write()
         while carousel is not None and carousel.end():
             self.write()
 
