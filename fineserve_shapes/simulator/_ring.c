@@ -334,8 +334,7 @@ static PyObject *ring_ride(PyObject *object, PyObject *arguments)
             return seat;
         Py_DECREF(seat);
         double due_s = ring_due_s(self), soon_s = now_s + self->gather_s, wake_s = due_s > soon_s ? due_s : soon_s;
-        int ends = wake_s >= until_s;
-        if (now_s >= until_s || readable(fd, ends ? until_s : wake_s) || ends)
+        if (now_s >= until_s || readable(fd, wake_s < until_s ? wake_s : until_s))
             Py_RETURN_NONE;
     }
 }

@@ -171,7 +171,7 @@ class PlainChunkRing:
             next_s = self.next_s()
             wake_s = until_s if next_s is None else min(until_s, max(next_s, now_s + GATHER_S))
             for_s = None if wake_s == math.inf else max(0.0, wake_s - time.perf_counter())
-            if now_s >= until_s or select.select((fd,), (), (), for_s)[0] or wake_s == until_s:
+            if now_s >= until_s or select.select((fd,), (), (), for_s)[0]:
                 return None
 
     def _remove(self, place: int) -> PlainSeat:

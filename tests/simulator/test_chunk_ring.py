@@ -178,6 +178,9 @@ def test_a_ride_ends_at_its_time(opened: tuple[Any, Any]) -> None:
         assert time.perf_counter() >= until_s
         assert theirs.recv(100) == b"a"
         assert ring.ride(until_s - INTERVAL_S, -1, None) is None
+        ring.board(new_seat(ours.fileno(), (b"b",), 0, 9), until_s := time.perf_counter() + 1e-4)
+        assert ring.ride(until_s + 1e-5, ours.fileno(), None) is None
+        assert theirs.recv(100) == b"b"
 
 
 def test_a_ride_without_end_waits_for_others(opened: tuple[Any, Any]) -> None:
