@@ -81,13 +81,16 @@ class Pacer:
     def _give(self, engine: Engine, now_s: float) -> None:
         """Hand out what was due from an engine until then."""
         carousel = self._carousels.get(engine)
-        while (next_s := engine.next_s()) is not None and next_s <= now_s:
-            if carousel is None:
+        next_s = engine.next_s()
+        if carousel is None:
+            if next_s is not None and next_s <= now_s:
                 write_tokens(engine.advance(now_s))
-            else:
-                write_tokens(engine.advance(next_s), carousel.board)
+            return
+        while next_s is not None and next_s <= now_s:
+            write_tokens(engine.advance(next_s), carousel.board)
             self.write()
-        while carousel is not None and carousel.end():
+            next_s = engine.next_s()
+        while carousel.end():
             self.write()
 
     def _engines_s(self) -> float:

@@ -83,7 +83,7 @@ class Simulator:
         self._hosting = hosting
         self._engines = hosting.engines
         self._truth = truth
-        self.pacer = Pacer(loop_fd, hosting.engines)
+        self._pacer = Pacer(loop_fd, hosting.engines)
         self._answers: set[Answer] = set()  # those that wait for tokens
         self._connections: set[ServedConnection] = set()
         self._idleness = Idleness(self.loop, settings.limits.keep_alive_s)
@@ -108,9 +108,16 @@ class Simulator:
                 ("POST", "/tokenize"): self._tokenize,
             }
 
+    def wait(self, until_s: float) -> None:
+        """What the loop does while it waits."""
+        try:
+            self._pacer.wait(until_s)
+        except Exception as error:  # as asyncio does with all that it calls: other answers go on
+            self.loop.call_exception_handler({"message": "Exception while handing out tokens", "exception": error})
+
     def connect(self) -> ServedConnection:
         """The protocol of a new connection."""
-        self.pacer.write()
+        self._pacer.write()
         return ServedConnection(self.loop, self.handle, self._connections, self._idleness, self._settings.limits)
 
     @property
@@ -158,7 +165,7 @@ class Simulator:
 
     def release(self, answer: Answer) -> None:
         if self._forget(answer):
-            self.pacer.withdraw(answer)
+            self._pacer.withdraw(answer)
 
     def _forget(self, answer: Answer) -> bool:
         known = answer.sequence.answer is answer
@@ -167,7 +174,7 @@ class Simulator:
         return known
 
     def ended(self, answer: Answer) -> None:
-        self.pacer.write()
+        self._pacer.write()
         answer.count_end(time.perf_counter())
         if self._truth is not None:
             self._truth.add(answer.truth())
@@ -175,13 +182,13 @@ class Simulator:
     def _submit(self, answer: Answer, received_s: float | None = None) -> None:
         if answer.open:
             self._answers.add(answer)
-            self.pacer.submit(answer, received_s)
+            self._pacer.submit(answer, received_s)
 
     # requests
 
     def handle(self, connection: ServedConnection, request: HttpRequest) -> None:
         """Answer a request, or begin to."""
-        self.pacer.write()
+        self._pacer.write()
         key = self._settings.api_key
         if key is not None and request.path.startswith("/v1"):
             sent = request.headers.get("authorization", "").encode("latin-1")
@@ -337,7 +344,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     simulator = Simulator(settings, hosting, truth, selector.fileno())
-    selector.wait = simulator.pacer.wait
+    selector.wait = simulator.wait
     try:
         server = await loop.create_server(simulator.connect, host, port, backlog=4096)
     except OSError as error:
