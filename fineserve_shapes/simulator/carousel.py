@@ -1,5 +1,6 @@
 """Streams of the constant schedule on their way: their engine has handed them over, and a ring writes their chunks."""
 
+import math
 import time
 from collections import deque
 
@@ -81,6 +82,13 @@ class Carousel:
         if seat is not None:
             self._ended.append(seat)
         return seat is not None
+
+    def ended_s(self) -> float:
+        """When the first of the last chunks that wait for `end` was due; infinity if none waits."""
+        if not self._ended:
+            return math.inf
+        answer = self._answers[self._ended[0]]
+        return self._due_s(answer, answer.total - 1)
 
     def end(self) -> bool:
         """Let an answer give its last chunk if that is due; whether there was one."""

@@ -15,6 +15,9 @@ from fineserve_shapes.simulator.waiting import Nap
 LONGEST_AWAY_S = 2e-3
 """The loop has its turn so soon after a token at the latest: answers leave it things to do."""
 
+AHEAD_S = 0.01
+"""Chunks on carousels go before tokens that cost more, the first and the last ones of answers, by so much."""
+
 
 class Pacer:
     """Submits answers to engines, and gives them their tokens in time.
@@ -52,9 +55,12 @@ class Pacer:
             answer.request.model.engine.abort(answer.sequence)
 
     def write(self) -> None:
-        """Write what carousels have due: between one piece of work and the next, so that chunks wait for one at most."""
-        for carousel in self._carousels.values():
-            carousel.write(time.perf_counter())
+        """Write what carousels have due: between one piece of work and the next, so that chunks wait for one at most.
+
+        But nothing that was due AHEAD_S after a token that still waits for its turn.
+        """
+        for engine, carousel in self._carousels.items():
+            carousel.write(min(time.perf_counter(), min(_first((engine,)), carousel.ended_s()) + AHEAD_S))
 
     def wait(self, until_s: float) -> None:
         """Give answers their tokens in time, until then or until the loop has something to do."""

@@ -4,6 +4,7 @@ All of it holds for rings in C and for those in Python.
 """
 
 import contextlib
+import math
 import socket
 from array import array
 from collections.abc import Iterator
@@ -153,6 +154,26 @@ def test_who_leaves_does_not_disturb_the_others(leaving: list[int], at_s: float)
         assert answer.got == [chunk(k + 1) for k in range(answer.tokens)]
         assert answer.tokens == 15 or number in leaving
         assert answer.carousel is None
+
+
+def test_last_chunks_wait_until_they_are_asked_for() -> None:
+    """Chunks of others go meanwhile; it is told since when the first of them waits, and who leaves no longer waits."""
+    engine = ConstantEngine(TTFT_S, ITL_S)
+    carousel = Carousel(engine)
+    answers = [Recorded(tokens) for tokens in (4, 5, 9)]
+    for answer in answers:
+        engine.submit(answer.sequence, 0.0)
+    give(engine, carousel, TTFT_S)
+    carousel.write(TTFT_S + 5.5 * ITL_S)
+    assert [len(answer.got) for answer in answers] == [3, 4, 6]
+    assert carousel.ended_s() == TTFT_S + 3 * ITL_S
+    carousel.leave(answers[0])
+    assert carousel.ended_s() == TTFT_S + 4 * ITL_S
+    assert carousel.end()
+    assert answers[1].got[-1] == chunk(5)
+    assert carousel.ended_s() == math.inf
+    assert not carousel.end()
+    assert [len(answer.got) for answer in answers] == [3, 5, 6]
 
 
 def test_what_a_connection_does_not_take_is_left_to_it() -> None:
