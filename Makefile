@@ -27,7 +27,7 @@ demo: $(READY)  ## install, replay half a minute of a sample trace against the e
 test: $(READY)  ## install, and run the tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
-thorough: $(READY)  ## the tests with all examples of their laws, four times as many as `test` takes
+thorough: $(READY)  ## the tests with all examples of their laws, four times as many as `test` takes, and the long ones
 	THOROUGH=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(READY)  ## check style, types and format

@@ -10,8 +10,9 @@ on the CPU; with neither, the server is a simulator with other flags than the de
 laws of the lengths; `FLAGS`, what is known of the engine, such as "--max-num-seqs 32"; `LOGS`, a folder in which the
 request logs stay. With `--write` the table in docs/simulator.md is written anew.
 
-A rented machine may be half as fast in the next minute, which is no property of the server. So a fixed piece of work is
-timed several times a second during each run, and a run in which that took longer than usual is made again.
+A rented machine may be half as fast in the next minute, which is no property of the server. So a request that has the
+server to itself is timed before and after each run: a run begins when that takes as long as usual, and is made again if it
+does not at its end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -34,7 +34,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from pathlib import Path
 
-from benchmarks.harness import locust, loop_ms
+from benchmarks.harness import locust
 from benchmarks.sidebyside import machine
 from fineserve_shapes.simulator.engineflags import add_engine_flags, add_length_flag, flags_of, parameters_of
 from fineserve_shapes.simulator.fitting import Observation, ServerFit, fit, read_observations
@@ -62,13 +62,10 @@ VLLM_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }
-SLOWER = 1.15
-"""A run is made again where the machine was slower by this factor than it has ever been seen to be."""
-ATTEMPTS = 6
-SETTLED_S = 3.0
-"""In which the machine's speed is looked at before the first run."""
-WORK = 20_000
-"""Rounds of an empty loop: the fixed piece of work, less than a millisecond."""
+UNUSUAL = 1.12
+"""A run is made again where a request by itself took so many times what it mostly does, or so much less."""
+ATTEMPTS, PATIENCE, SETTLING = 4, 20, 12
+"""Of one run; looks at the server's speed before it; looks by which the usual is known."""
 PORT = 18_431
 START_S = 180.0
 
@@ -124,28 +121,43 @@ def _to_core(pid: int, number: int) -> None:
 
 
 class Pace:
-    """How fast the machine is, by a fixed piece of work on the client's core four times a second."""
+    """How fast a server is by itself, by a request that it has all to itself.
 
-    def __init__(self) -> None:
-        self._timings_ms: list[float] = []
-        self.best_ms = math.inf
-        threading.Thread(target=self._time_work, daemon=True).start()
+    A loop of ours would not do: what a model is slowed down by, memory say, is another thing than what slows a loop down.
+    """
 
-    def begin(self) -> None:
-        """Forget what was timed so far, but for the best of it."""
-        self._timings_ms = []
+    def __init__(self, url: str) -> None:
+        self._url = url
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+            model = json.load(answer)["data"][0]["id"]
+        asked = {"model": model, "prompt": list(range(1000, 1032)), "max_tokens": 32, "ignore_eos": True}
+        self._body = json.dumps(asked | {"temperature": 0}).encode()
+        self._took_s: list[float] = []
+        for _ in range(SETTLING):
+            self.look()
 
-    def median_ms(self) -> float:
-        """What the work took since then."""
-        median_ms = statistics.median(self._timings_ms)
-        self.best_ms = min(self.best_ms, median_ms)
-        return median_ms
+    def look(self) -> float:
+        """What such a request takes now, as a multiple of what it mostly took."""
+        took_s, headers = [], {"Content-Type": "application/json"}
+        for _ in range(3):
+            asking = urllib.request.Request(f"{self._url}/v1/completions", self._body, headers)
+            began_s = time.perf_counter()
+            with urllib.request.urlopen(asking, timeout=60) as answer:
+                answer.read()
+            took_s.append(time.perf_counter() - began_s)
+        self._took_s.append(statistics.median(took_s))
+        return self._took_s[-1] / statistics.median(self._took_s)
 
-    def _time_work(self) -> None:
-        core = min(os.sched_getaffinity(0))
-        while True:
-            time.sleep(0.25)
-            self._timings_ms.append(loop_ms(core, WORK))
+    def wait(self) -> None:
+        """Come back when the server is as fast as usual, though not for ever."""
+        for _ in range(PATIENCE):
+            if is_usual(self.look()):
+                break
+
+
+def is_usual(pace: float) -> bool:
+    """Whether a pace is near enough to what is usual."""
+    return 1 / UNUSUAL < pace < UNUSUAL
 
 
 def server() -> tuple[str, AbstractContextManager[str]]:
@@ -163,9 +175,10 @@ def _running(url: str) -> Iterator[str]:
     yield url
 
 
-def run(url: str, rates_rps: Sequence[float], folder: Path, pace: Pace) -> dict[float, Observation]:
+def run(url: str, rates_rps: Sequence[float], folder: Path) -> dict[float, Observation]:
     """What clients saw at each rate, in all turns."""
     folder.mkdir(parents=True, exist_ok=True)
+    pace = Pace(url)
     duration_s, turns = float(os.environ.get("DURATION", "10")), int(os.environ.get("TURNS", "3"))
     logs: dict[float, list[Path]] = {rate_rps: [] for rate_rps in rates_rps}
     for turn in range(turns):
@@ -183,16 +196,15 @@ def run(url: str, rates_rps: Sequence[float], folder: Path, pace: Pace) -> dict[
 
 
 def _run_undisturbed(url: str, rate_rps: float, duration_s: float, seed: int, log: Path, pace: Pace) -> Path:
-    """One run's log, made again while the machine is slow, though not for ever."""
+    """One run's log, made again where the server was faster or slower than usual before or after, though not for ever."""
     for attempt in range(ATTEMPTS):
-        pace.begin()
+        pace.wait()
         _run(url, rate_rps, duration_s, seed, log)
-        took_ms = pace.median_ms()
-        if took_ms <= SLOWER * pace.best_ms:
+        after = pace.look()
+        if is_usual(after):
             break
         again = "made again" if attempt + 1 < ATTEMPTS else "kept all the same"
-        slower = 100 * (took_ms / pace.best_ms - 1)
-        print(f"{log.stem}: the machine was {slower:.0f} % slower than at its best; {again}", flush=True)
+        print(f"{log.stem}: a request by itself took {after:.2f} times what is usual; {again}", flush=True)
     return log
 
 
@@ -264,18 +276,15 @@ def main() -> None:
     if len(rates_rps) < 3:
         sys.exit(f"RATES: three at least, to fit at every other one, got {os.environ.get('RATES')!r}")
     what, serving = server()
-    pace = Pace()
-    time.sleep(SETTLED_S)
-    pace.median_ms()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(os.environ.get("LOGS", name))
         with serving as url:
-            measured = run(url, rates_rps, folder / "measured", pace)
+            measured = run(url, rates_rps, folder / "measured")
         found = fitted([measured[rate_rps] for rate_rps in rates_rps[::2]])
         flags = flags_of(found.parameters)
         print(f"fineserve simulate {flags}\nleft over where it was fitted: {100 * found.error:.1f} %", flush=True)
         with simulator(flags) as url:
-            predicted = run(url, rates_rps[1::2], folder / "predicted", pace)
+            predicted = run(url, rates_rps[1::2], folder / "predicted")
     head = "| requests/s | " + " | ".join(f"{name}, ms" for name in SHOWN) + " |"
     shown = rows(measured, predicted)
     errors = [

@@ -28,8 +28,11 @@ from fineserve_shapes.timer import give_way
 
 logger = logging.getLogger(__name__)
 
-REPORT_EVERY_S, LOCAL_REPORT_EVERY_S = 0.2, 0.5
-"""A master on another machine also hears from it that the worker is alive, and gives up one that is silent for a second."""
+REPORT_EVERY_S = 0.2
+"""A master on another machine also hears by it that the worker is alive, and gives up one that is silent for a second."""
+LOCAL_PAUSES, MANY_RECORDS = 3, 60
+"""Within one process a report comes after so many such pauses, or earlier where there is so much to tell: a report that says
+little costs nearly as much as others do, and one that says much holds up what is due."""
 PING_EVERY_S = 1.0
 FIRST_PINGS = 20
 FIRST_PING_EVERY_S = 0.02
@@ -223,7 +226,10 @@ class Worker:
             self._report(run, run.take())
             give_way()
             run.show()
-            gevent.sleep(LOCAL_REPORT_EVERY_S if self._local else REPORT_EVERY_S)
+            for _ in range(LOCAL_PAUSES if self._local else 1):
+                gevent.sleep(REPORT_EVERY_S)
+                if run.waiting >= MANY_RECORDS:
+                    break
             run.take_reads()
             give_way()
 

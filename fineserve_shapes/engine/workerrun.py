@@ -80,6 +80,11 @@ class WorkerRun:
         return self._dispatcher.in_flight
 
     @property
+    def waiting(self) -> int:
+        """Requests that have ended since the last report."""
+        return len(self._outbox)
+
+    @property
     def keeps_records(self) -> bool:
         """Whether there are records that the master may not have."""
         return self._spool is not None and bool(self.holder.unconfirmed)

@@ -128,6 +128,10 @@ class Outbox:
     _first: list[tuple[int, float, float, float, int]] = field(default_factory=list)
     _errors: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        """How many records there are."""
+        return len(self._rows)
+
     def first(self, stream: int, due_s: float, sent_s: float, first_token_s: float, asked_input: int) -> None:
         """The first token of an answer has come, which goes on."""
         self._first.append((stream, due_s, sent_s, first_token_s, asked_input))

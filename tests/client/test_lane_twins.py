@@ -45,10 +45,12 @@ def exchange(
 
     def send(data: bytes) -> None:
         theirs.sendall(data)
-        while select_readable(ours) and reactor._readers:
+        wait_s = 1.0  # on a busy machine it may take its time to come
+        while reactor._readers and select_readable(ours, wait_s):
             drain(reactor)
             if connection._waiter is None:
                 break
+            wait_s = 0.0
 
     try:
         yield connection, reader, reactor, send, waiting
@@ -66,8 +68,8 @@ def drain(reactor: Reactor) -> None:
     done.wait()
 
 
-def select_readable(sock: socket.socket) -> bool:
-    return sock.fileno() >= 0 and bool(monkey.get_original("select", "select")([sock], [], [], 0)[0])
+def select_readable(sock: socket.socket, wait_s: float) -> bool:
+    return sock.fileno() >= 0 and bool(monkey.get_original("select", "select")([sock], [], [], wait_s)[0])
 
 
 def answer(pieces: list[bytes], asked: int | None) -> tuple[Result, list[tuple[Any, ...]], str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from runs import ROOT, Cluster, cluster, run_locust, summary_of, truth
+from thorough import in_one_process_too
 
 from fineserve_shapes.simulator.process import SimulatorProcess
 
@@ -41,7 +42,7 @@ def started(locust: Cluster, workers: int, *arguments: object):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("workers", [0, 2])
+@in_one_process_too
 def test_the_capacity_of_a_known_server_is_found(tmp_path: Path, workers: int):
     """Evenly spaced requests: below the known rate none waits, beyond it all do. Each step has prompts of its own."""
     out, log, report = (tmp_path / name for name in ("capacity.json", "truth.jsonl", "capacity.html"))

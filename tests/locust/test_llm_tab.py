@@ -16,6 +16,7 @@ import pytest
 from browser import Browser, chromium, needs_chromium
 from pages import Page, open_page, until
 from runs import cluster, write_trace
+from thorough import in_one_process_too
 
 from fineserve_shapes.simulator.process import SimulatorProcess
 
@@ -100,7 +101,7 @@ def assert_the_tab_is_what_the_route_says(browser: Browser) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@in_one_process_too
 def test_the_tab_through_run_reload_theme_reset_and_a_second_run(tmp_path: Path, workers: int):
     trace = write_trace(tmp_path / "trace.csv", bursts(8), output_tokens=20)
     short = write_trace(tmp_path / "short.csv", bursts(4), output_tokens=20)
