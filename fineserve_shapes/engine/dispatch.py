@@ -19,6 +19,7 @@ from fineserve_shapes.timer import Timer, begins, give_way, has_begun, next_due_
 logger = logging.getLogger(__name__)
 
 PREPARE_AHEAD_S = 1.0
+KILL_S = 5.0
 _PREPARE_AT_ONCE_S = 0.001
 _WAKE_EARLY_S = 0.02  # rows that come in the meantime may be due sooner
 
@@ -106,7 +107,8 @@ class Dispatcher:
         try:
             if timeout_s > 0:
                 gevent.joinall(list(self._requests), timeout=timeout_s)
-            gevent.killall(list(self._requests), timeout=5)
+            with gevent.Timeout(KILL_S, False):  # what still goes on then is left to itself
+                gevent.killall(list(self._requests))
         finally:
             self._requests.clear()  # those that were killed before they had begun
             has_begun(self)

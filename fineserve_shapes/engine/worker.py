@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.2
 """A master on another machine also hears by it that the worker is alive, and gives up one that is silent for a second."""
 LOCAL_PAUSES, MANY_RECORDS = 3, 60
-"""Within one process a report comes after so many such pauses, or earlier where there is so much to tell: a report that says
+"""Within one process a report comes after so many such pauses, or earlier where there is so much to tell: one that says
 little costs nearly as much as others do, and one that says much holds up what is due."""
 PING_EVERY_S = 1.0
 FIRST_PINGS = 20

@@ -5,7 +5,7 @@ import time
 from collections import deque
 
 from fineserve_shapes.simulator.answers import Answer
-from fineserve_shapes.simulator.ring import Seat, open_ring
+from fineserve_shapes.simulator.ring import ROUNDING_S, Seat, open_ring
 from fineserve_shapes.simulator.schedule import ConstantEngine
 
 
@@ -78,7 +78,10 @@ class Carousel:
         Returns whether it is that.
         """
         seat = self._ring.ride(until_s, fd, self._write_rest)
-        self._until_s = max(time.perf_counter(), self._until_s)
+        next_s, reached_s = self._ring.next_s(), time.perf_counter()
+        if next_s is not None:  # the ride may have ended before all was written
+            reached_s = min(reached_s, next_s - 2 * ROUNDING_S)
+        self._until_s = max(reached_s, self._until_s)
         if seat is not None:
             self._ended.append(seat)
         return seat is not None

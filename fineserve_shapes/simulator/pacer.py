@@ -93,6 +93,7 @@ class Pacer:
                 write_tokens(engine.advance(now_s))
             return
         while next_s is not None and next_s <= now_s:
+            carousel.write(next_s)  # who boards then is the last in the ring's order
             write_tokens(engine.advance(next_s), carousel.board)
             self.write()
             next_s = engine.next_s()
@@ -104,8 +105,9 @@ class Pacer:
         return _first(self._engines)
 
     def _carousels_s(self) -> float:
-        """The same of carousels."""
-        return _first(self._carousels.values())
+        """The same of carousels, last chunks included."""
+        ended_s = min((carousel.ended_s() for carousel in self._carousels.values()), default=math.inf)
+        return min(_first(self._carousels.values()), ended_s)
 
 
 def _first(given: Iterable[Engine | Carousel]) -> float:

@@ -174,8 +174,9 @@ class Simulator:
         return known
 
     def ended(self, answer: Answer) -> None:
+        ended_s = time.perf_counter()
         self._pacer.write()
-        answer.count_end(time.perf_counter())
+        answer.count_end(ended_s)
         if self._truth is not None:
             self._truth.add(answer.truth())
 

@@ -101,3 +101,26 @@ def test_a_loop_that_stalls_is_this_processs_lateness(bench: Bench) -> None:
     gevent.sleep(0.02)
     assert bench.dispatcher.take_late_s() > 0.15
     assert bench.dispatcher.take_late_s() == 0.0
+
+
+def test_a_drain_does_not_wait_for_ever_for_what_it_has_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request may take its time to clean up: what is reported at the end must not be lost for that."""
+    monkeypatch.setattr("fineserve_shapes.engine.dispatch.KILL_S", 0.1)
+    bench, cleaned = Bench(), []
+
+    def perform(row: Row, prepared: int | None, held_s: float) -> None:
+        try:
+            gevent.sleep(10)
+        finally:
+            gevent.sleep(0.5)
+            cleaned.append(row.request)
+
+    bench.dispatcher._perform = perform
+    bench.lease([0.0, 0.0])
+    gevent.sleep(0.1)
+    began_s = time.perf_counter()
+    bench.dispatcher.drain(0)
+    assert time.perf_counter() < began_s + 0.4
+    assert bench.dispatcher.in_flight == 0
+    gevent.sleep(0.7)
+    assert sorted(cleaned) == [0, 1]
