@@ -62,9 +62,15 @@ def exchange(
 
 
 def drain(reactor: Reactor) -> None:
-    """In the hub, where alone a greenlet can be woken."""
+    """In the hub, where alone a greenlet can be woken; all of it, however long a busy machine takes."""
     done = Event()
-    get_hub().loop.run_callback(lambda: (reactor._drain(), done.set()))
+
+    def work() -> None:
+        while reactor._drain():
+            pass
+        done.set()
+
+    get_hub().loop.run_callback(work)
     done.wait()
 
 
