@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 ADVANCE_EVERY_S = 1.0
 LEAD_S, LOCAL_LEAD_S = 1.0, 0.4
 """From when all are ready to the start of a run: workers get their first leases in it, and make the first prompts."""
+COME_OVER_S = 1.0
+"""Tokens that are reported together came in that time at most: reports are not so far apart."""
 MAX_AHEAD_S = 60.0  # of the master's clock: what a worker measures later than that is wrong
 
 
@@ -101,6 +103,7 @@ class Run:
         self.tally = Tally(settings.slo, settings.warmup_s, settings.limits.lag_s, self.names, settings.allowed_lags_s)
         self.flow = Flow()  # of output tokens
         self._come: Counter[int] = Counter()  # output tokens by stream, as of the last look
+        self._come_s = 0.0  # of the last look that found more
         self.workers: dict[str, Process] = {}
         self.master = Process()
         self.facts: dict[str, dict[str, Any]] = {}  # what workers said when they were ready
@@ -200,7 +203,9 @@ class Run:
             come.update(process.tokens_come)
         if come:
             self.flow.note(now_s, come.total())
-            self.tally.series.come(now_s, come - self._come)
+            if new := come - self._come:
+                self.tally.series.come(max(self._come_s, now_s - COME_OVER_S), now_s, new)
+                self._come_s = now_s
             self._come = come
 
     def measured(self, worker: str, payload: Any) -> None:

@@ -97,9 +97,14 @@ class Series:
         """So many requests are in flight, by stream, for so long up to now."""
         self._put_by_stream("in_flight", at_s, in_flight, lasting_s)
 
-    def come(self, at_s: float, tokens: Mapping[int, int]) -> None:
-        """So many output tokens have just come, by stream, of whatever answers."""
-        self._put_by_stream("tokens_come", at_s, tokens)
+    def come(self, since_s: float, at_s: float, tokens: Mapping[int, int]) -> None:
+        """So many output tokens have come from then to now, by stream, of whatever answers: evenly, as whole tokens."""
+        ends_s = np.append(np.arange(np.floor(since_s) + 1, at_s), at_s)
+        begins_s, shares = np.append(since_s, ends_s[:-1]), (ends_s - since_s) / (at_s - since_s)
+        for stream, count in tokens.items():
+            come = np.diff(np.rint(count * shares), prepend=0.0)
+            at, some = begins_s[come > 0], come[come > 0]
+            self._put("tokens_come", at, np.full(len(at), stream), sums=some)
 
     def lose(self, outcome: str, streams: IntArray, due_s: FloatArray) -> None:
         """Rows that ended without a record: unsent or unknown."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from measured import measurements, record
 from thorough import examples
@@ -120,13 +120,31 @@ def test_tokens_add_up_however_they_are_spread(seed: int, requests: int, span_s:
 
 def test_tokens_are_counted_as_they_come():
     series = Series()
-    series.come(0.4, {0: 7, 3: 2})
-    series.come(0.9, {0: 1})
-    series.come(1.2, {0: 5, 3: 0})
+    series.come(0.0, 0.4, {0: 7, 3: 2})
+    series.come(0.4, 0.9, {0: 1})
+    series.come(1.0, 1.2, {0: 5, 3: 0})
     found = series.as_dict()
     assert found["total"]["tokens_come"] == [10, 5]
     assert found["streams"]["3"]["tokens_come"] == [2, 0]
     assert found["total"]["output_tokens"] == [0, 0]
+
+
+@settings(deadline=None)
+@given(st.floats(0, 50), st.floats(0.01, 3.5), st.integers(0, 1000))
+@example(0.6, 0.6, 60)
+@example(3.0, 1.0, 7)
+def test_tokens_that_are_told_together_came_evenly(since_s: float, lasting_s: float, count: int):
+    """However far apart reports are, a second has its part of them, and none is lost."""
+    series, at_s = Series(), since_s + lasting_s
+    series.come(since_s, at_s, {0: count})
+    seconds = np.arange(int(at_s) + 1)
+    parts = np.minimum(seconds + 1, at_s) - np.maximum(seconds, since_s)
+    wanted = count * np.maximum(parts, 0) / (at_s - since_s)
+    found = np.zeros(len(seconds))
+    told = series.as_dict()["total"].get("tokens_come", [])
+    found[: len(told)] = told[: len(seconds)]
+    assert found.sum() == count
+    assert (np.abs(found - wanted) <= 1).all()
 
 
 def test_in_flight_is_a_mean_over_the_slot():
