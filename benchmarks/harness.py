@@ -60,12 +60,12 @@ class Observed:
     peak_mb: float
 
 
-def loop_ms(core: int, rounds: int = LOOP) -> float:
+def loop_ms(core: int) -> float:
     """What a fixed piece of work takes on a core: on a rented machine that is now this and now twice as much."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     began_s = time.thread_time()
-    for _ in range(rounds):
+    for _ in range(LOOP):
         pass
     took_s = time.thread_time() - began_s
     os.sched_setaffinity(0, before)

@@ -95,7 +95,9 @@ class Series:
 
     def sample(self, at_s: float, lasting_s: float, in_flight: Mapping[int, int]) -> None:
         """So many requests are in flight, by stream, for so long up to now."""
-        self._put_by_stream("in_flight", at_s, in_flight, lasting_s)
+        for stream, count in in_flight.items():
+            if count:
+                self._put("in_flight", np.array([at_s]), np.array([stream]), sums=count * lasting_s)
 
     def come(self, since_s: float, at_s: float, tokens: Mapping[int, int]) -> None:
         """So many output tokens have come from then to now, by stream, of whatever answers: evenly, as whole tokens."""
@@ -182,11 +184,6 @@ class Series:
     def _durations(self, name: str, rows: records.Records, at_s: FloatArray, values_s: FloatArray) -> None:
         known = ~np.isnan(values_s)
         self._put(name, at_s[known], rows["stream"][known], places(values_s[known]))
-
-    def _put_by_stream(self, name: str, at_s: float, counts: Mapping[int, int], each: float = 1.0) -> None:
-        for stream, count in counts.items():
-            if count:
-                self._put(name, np.array([at_s]), np.array([stream]), sums=count * each)
 
     def _put(
         self,

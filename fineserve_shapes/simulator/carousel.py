@@ -38,19 +38,21 @@ class Carousel:
             return  # the chunk before, which may go later than this call, must go first
         self._engine.hand_over(sequence)
         token = sequence.generated + 1
+        next_s = self._due_s(answer, token - 1)
         while behind and token < answer.total:
-            answer.chunk_due_s.append(self._due_s(answer, token - 1))
+            answer.chunk_due_s.append(next_s)
             answer.token_s.append(time.perf_counter())
             answer.wire.write(phrase[token % len(phrase)])
             token += 1
-            behind = self._due_s(answer, token - 1) <= self._until_s
+            next_s = self._due_s(answer, token - 1)
+            behind = next_s <= self._until_s
         seat = self._new_seat(answer.wire.fd, phrase, token % len(phrase), answer.total - token)
         self._seats[answer] = seat
         self._answers[seat] = answer
         if behind:
             self._ended.append(seat)
         else:
-            self._ring.board(seat, self._due_s(answer, token - 1))
+            self._ring.board(seat, next_s)
         answer.carousel = self
 
     def leave(self, answer: Answer) -> None:

@@ -10,9 +10,7 @@ installation, FINESERVE_NO_RING set) `PlainChunkRing` writes the same bytes at t
 
 from __future__ import annotations
 
-import math
 import os
-import select
 import time
 from array import array
 from bisect import bisect_right
@@ -22,6 +20,7 @@ from typing import Any, Protocol
 
 from fineserve_shapes.simulator.burst import LARGEST, write_chunks
 from fineserve_shapes.simulator.phrase import repeated
+from fineserve_shapes.simulator.waiting import readable
 
 SWITCH = "FINESERVE_NO_RING"
 """Set to anything, it leaves the part in C out."""
@@ -170,8 +169,7 @@ class PlainChunkRing:
                 return seat
             next_s = self.next_s()
             wake_s = until_s if next_s is None else min(until_s, max(next_s, now_s + GATHER_S))
-            for_s = None if wake_s == math.inf else max(0.0, wake_s - time.perf_counter())
-            if now_s >= until_s or select.select((fd,), (), (), for_s)[0]:
+            if now_s >= until_s or readable(fd, wake_s):
                 return None
 
     def _remove(self, place: int) -> PlainSeat:

@@ -30,14 +30,20 @@ class PacedSelector(selectors.EpollSelector):
         return super().select(0)
 
 
+def readable(fd: int, until_s: float) -> bool:
+    """Wait until a descriptor is readable, or until then, infinity included; whether it is."""
+    for_s = None if until_s == math.inf else max(0.0, until_s - time.perf_counter())
+    return bool(select.select((fd,), (), (), for_s)[0])
+
+
 class Nap:
     """Waits until a descriptor is readable, or a time at the latest."""
 
     def __init__(self, fd: int) -> None:
-        self._watched = (fd,)
+        self._fd = fd
         # else the kernel may let every wait of this thread end 50 us late
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), *[ctypes.c_ulong(0)] * 3)
 
     def until(self, at_s: float) -> None:
         """Wait until then, or until it is readable."""
-        select.select(self._watched, (), (), None if at_s == math.inf else max(0.0, at_s - time.perf_counter()))
+        readable(self._fd, at_s)
