@@ -5,79 +5,28 @@ All of it holds for rings in C and for those in Python.
 
 import contextlib
 import math
-import socket
-from array import array
 from collections.abc import Iterator
 from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordedanswer import Recorded, chunk, nonblocking_pair, use_rings
 
 from fineserve_shapes.simulator.burst import write_tokens
 from fineserve_shapes.simulator.carousel import Carousel
-from fineserve_shapes.simulator.engine import Sequence
 from fineserve_shapes.simulator.phrase import chunks, framed, repeated, word
-from fineserve_shapes.simulator.ring import ROUNDING_S, SWITCH, PlainChunkRing, open_ring
+from fineserve_shapes.simulator.ring import ROUNDING_S
 from fineserve_shapes.simulator.schedule import ConstantEngine
 from fineserve_shapes.simulator.vocabulary import HOSTILE
 
 TTFT_S, ITL_S = 0.1, 0.01
 
 
-class Recorded:
-    """An answer, and its connection, that keeps which token came when; it writes to nowhere, or to `fd`."""
-
-    def __init__(self, tokens: int, fd: int = -1) -> None:
-        self.sequence = Sequence(1, tokens)
-        self.sequence.answer = self
-        self.wire = self
-        self.fd = fd
-        self.phrase: tuple[bytes, ...] = ()
-        self.total = tokens
-        self.carousel: Carousel | None = None
-        self.ready = iter([b""][:0])
-        self.token_s = array("d")
-        self.chunk_due_s: list[float] = []
-        self.got: list[bytes] = []
-
-    @property
-    def tokens(self) -> int:
-        if self.carousel is not None:
-            self.carousel.catch_up(self)
-        return len(self.token_s)
-
-    def write(self, data: bytes) -> None:
-        self.write_rest(data)
-
-    def write_rest(self, data: bytes) -> None:
-        self.got.append(data)
-
-    def token(self, due_s: float, count: int) -> None:
-        assert count == 1
-        self.got.append(chunk(self.tokens + 1))
-        self.token_s.append(0.0)
-        self.chunk_due_s.append(due_s)
-        if self.tokens == 1 < self.sequence.output_tokens:
-            self.phrase = PHRASE
-            self.ready = repeated(PHRASE, range(2, self.sequence.output_tokens))
-
-
-PHRASE = tuple(b"<%d>" % number for number in range(7))
-
-
-def chunk(token: int) -> bytes:
-    """What a token is written as, from 1."""
-    return PHRASE[token % len(PHRASE)]
-
-
 @pytest.fixture(params=["in C", "in Python"], autouse=True, scope="module")
 def _ring(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "in Python":
-            patch.setenv(SWITCH, "1")
-        elif isinstance(open_ring(1.0)[0], PlainChunkRing):
-            pytest.skip("the part in C is not built here")
+        use_rings(request.param, patch)
         yield
 
 
@@ -178,10 +127,8 @@ def test_last_chunks_wait_until_they_are_asked_for() -> None:
 
 def test_what_a_connection_does_not_take_is_left_to_it() -> None:
     """A socket that is full: the rest of each chunk goes to `write_rest`, and other streams go on."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = nonblocking_pair()
     with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
         engine = ConstantEngine(TTFT_S, ITL_S)
         carousel = Carousel(engine)
         answers = [Recorded(4_000, ours.fileno()), Recorded(3)]
@@ -201,10 +148,8 @@ def test_what_a_connection_does_not_take_is_left_to_it() -> None:
 
 def test_what_comes_late_waits_for_what_was_not_taken() -> None:
     """Two chunks of an answer are due at once, and its client reads on between them: it gets them in their order."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = nonblocking_pair()
     with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
         engine = ConstantEngine(TTFT_S, ITL_S)
         answer = Recorded(9, ours.fileno())
         engine.submit(answer.sequence, 0.0)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from recordedanswer import nonblocking_pair
 from thorough import examples
 
 from fineserve_shapes.simulator.ring import SWITCH, PlainChunkRing, PlainSeat, open_ring
@@ -46,9 +47,7 @@ class Driven:
         return self._said, self._ring.next_s(), [len(times_s) for times_s in self.times_s]
 
     def board(self, chunks: Sequence[bytes], first: int, count: int, after_s: float, connected: bool) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
+        ours, theirs = nonblocking_pair()
         fd = ours.fileno() if connected else -1
         seat = self._new_seat(fd, tuple(chunks), first % len(chunks), count)
         self._pairs.append((ours, theirs))

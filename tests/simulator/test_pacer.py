@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_carousel import Recorded
+from recordedanswer import Recorded, nonblocking_pair, use_rings
 
 from fineserve_shapes.simulator.pacer import Pacer
-from fineserve_shapes.simulator.ring import SWITCH, PlainChunkRing, open_ring
 from fineserve_shapes.simulator.schedule import ConstantEngine
 
 TTFT_S, ITL_S = 0.05, 0.02
@@ -33,9 +32,7 @@ class Bench:
 
     def submit(self, tokens: int) -> Any:
         """A stream whose chunks go to a socket."""
-        ends = socket.socketpair()
-        for end in ends:
-            end.setblocking(False)
+        ends = nonblocking_pair()
         self._sockets += ends
         answer: Any = Recorded(tokens, ends[0].fileno())
         answer.request = SimpleNamespace(model=self._model)
@@ -55,10 +52,7 @@ class Bench:
 
 @pytest.fixture(params=["in C", "in Python"])
 def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    if request.param == "in Python":
-        monkeypatch.setenv(SWITCH, "1")
-    elif isinstance(open_ring(1.0)[0], PlainChunkRing):
-        pytest.skip("the part in C is not built here")
+    use_rings(request.param, monkeypatch)
     bench = Bench()
     yield bench
     bench.close()
