@@ -23,6 +23,9 @@
 #define LONGEST_S 1e6 /* of a wait */
 #define VERSION 2 /* of what ring.py knows */
 
+/* Not Py_RETURN_NONE: as Python 3.12 defines it, that counts no reference, which 3.11, for which this is built too, counts. */
+static PyObject *none(void) { return Py_NewRef(Py_None); }
+
 /* Seat: one stream in a ring. */
 
 typedef struct {
@@ -193,7 +196,7 @@ static PyObject *ring_board(PyObject *object, PyObject *arguments)
     self->offset_s[place] = offset_s;
     self->seats[place] = (Seat *)Py_NewRef(seat);
     self->count++;
-    Py_RETURN_NONE;
+    return none();
 }
 
 /* The seat of this place, which is the caller's from then on. */
@@ -214,7 +217,7 @@ static PyObject *ring_leave(PyObject *object, PyObject *seat)
     for (Py_ssize_t place = 0; place < self->count; place++)
         if ((PyObject *)self->seats[place] == seat) {
             Py_DECREF((PyObject *)ring_remove(self, place));
-            Py_RETURN_NONE;
+            return none();
         }
     PyErr_SetString(PyExc_ValueError, "it has no seat here");
     return NULL;
@@ -234,7 +237,7 @@ static PyObject *ring_next_s(PyObject *object, PyObject *Py_UNUSED(nothing))
 {
     Ring *self = (Ring *)object;
     if (self->count == 0)
-        Py_RETURN_NONE;
+        return none();
     return PyFloat_FromDouble(ring_due_s(self));
 }
 
@@ -290,7 +293,7 @@ static PyObject *ring_give(Ring *self, double until_s, PyObject *rest)
                 return NULL;
         }
     }
-    Py_RETURN_NONE;
+    return none();
 }
 
 static PyObject *ring_write(PyObject *object, PyObject *arguments)
@@ -335,7 +338,7 @@ static PyObject *ring_ride(PyObject *object, PyObject *arguments)
         Py_DECREF(seat);
         double due_s = ring_due_s(self), soon_s = now_s + self->gather_s, wake_s = due_s > soon_s ? due_s : soon_s;
         if (now_s >= until_s || readable(fd, wake_s < until_s ? wake_s : until_s))
-            Py_RETURN_NONE;
+            return none();
     }
 }
 
