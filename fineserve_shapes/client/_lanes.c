@@ -5,6 +5,11 @@
  * when the lane was laid (protocol/repeats.py says why that is exact). A read that holds anything else, half an event
  * say, goes to Python as it came.
  *
+ * Reading costs more than all else here, and several pieces of a stream cost little more than one. So what has come may
+ * stay unread until some more has, where its time is known without: an epoll descriptor reports sockets in the order in
+ * which bytes reached them, so what is left unread came between those before and behind it that were read, by their
+ * stamps. Which are read is chosen so that this is close enough (`lanes_settle`).
+ *
  * All is under the interpreter's lock: nothing here waits.
  */
 
@@ -14,6 +19,7 @@
 #include <structmember.h>
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -26,7 +32,12 @@
 #define MOST_DESCRIPTORS 100000000
 #define TIMESTAMPNS 35 /* as receivestamps.py asks for them */
 #define LEAST_READS 16 /* before what is due has its turn, which may come again and again */
-#define VERSION 4 /* of what lanes.py knows */
+#define MOST_UNREAD 3  /* pieces of a stream: a server's kernel may have ten on the way before it waits for word */
+#define UNREAD_S 0.05  /* for so long at most */
+#define VERSION 5      /* of what lanes.py knows */
+
+/* Not Py_RETURN_NONE: as Python 3.12 defines it, that counts no reference, which 3.11, for which this is built too, counts. */
+static PyObject *none(void) { return Py_NewRef(Py_None); }
 
 /* An array of times that grows. */
 typedef struct {
@@ -69,6 +80,11 @@ typedef struct {
     Times held;       /* when the pieces came that Python has not taken yet */
     Py_ssize_t bytes; /* of the body, in these pieces */
     Py_ssize_t left;  /* how many more it takes */
+    Py_ssize_t patience; /* so many of the next may stay unread for a while */
+    int unread;          /* how many are */
+    int overtaken;       /* its last read may have held what is still to be reported */
+    double unread_s[MOST_UNREAD]; /* when they came */
+    double unread_after_s, unread_since_s; /* the first came after the one and was seen at the other */
     double since_s;   /* no byte that is still to be read came before that */
     double token_s;   /* when the last piece came */
     double drained_s; /* when the last read was over */
@@ -77,14 +93,14 @@ typedef struct {
 static int lane_init(PyObject *object, PyObject *arguments, PyObject *named)
 {
     Lane *self = (Lane *)object;
-    static char *names[] = {"before", "after", "most", "since_s", "token_s", "drained_s", NULL};
+    static char *names[] = {"before", "after", "most", "since_s", "token_s", "drained_s", "patience", NULL};
     PyObject *before, *after;
     if (self->before_bytes != NULL) {
         PyErr_SetString(PyExc_TypeError, "a lane is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(arguments, named, "SSnddd", names, &before, &after, &self->left, &self->since_s,
-                                     &self->token_s, &self->drained_s))
+    if (!PyArg_ParseTupleAndKeywords(arguments, named, "SSnddd|n", names, &before, &after, &self->left, &self->since_s,
+                                     &self->token_s, &self->drained_s, &self->patience))
         return -1;
     self->before_bytes = Py_NewRef(before);
     self->after_bytes = Py_NewRef(after);
@@ -155,19 +171,16 @@ static Py_ssize_t lane_match(const Lane *self, const char *data, Py_ssize_t size
     return is_text(start + self->before_size, end - self->after_size) ? whole : 0;
 }
 
-/* How many chunks the bytes are that all repeat the lane's event; 0 where they are anything else. */
-static Py_ssize_t lane_count(const Lane *self, const char *data, Py_ssize_t size, Py_ssize_t *bytes)
+/* How many chunks at the beginning of the bytes repeat the lane's event, and how many bytes they are, with their framing
+ * and without. */
+static Py_ssize_t lane_count(const Lane *self, const char *data, Py_ssize_t size, Py_ssize_t *whole, Py_ssize_t *bodies)
 {
-    Py_ssize_t count = 0, body;
-    *bytes = 0;
-    while (size > 0) {
-        Py_ssize_t whole = lane_match(self, data, size, &body);
-        if (whole == 0)
-            return 0;
+    Py_ssize_t count = 0, next, body;
+    *whole = *bodies = 0;
+    while (*whole < size && (next = lane_match(self, data + *whole, size - *whole, &body)) > 0) {
         count++;
-        *bytes += body;
-        data += whole;
-        size -= whole;
+        *whole += next;
+        *bodies += body;
     }
     return count;
 }
@@ -187,6 +200,7 @@ static PyMethodDef lane_methods[] = {{"take", lane_take, METH_NOARGS, NULL}, {NU
 
 static PyMemberDef lane_members[] = {
     {"held", T_PYSSIZET, offsetof(Lane, held.count), READONLY, NULL},
+    {"unread", T_INT, offsetof(Lane, unread), READONLY, NULL},
     {"since_s", T_DOUBLE, offsetof(Lane, since_s), READONLY, NULL},
     {"token_s", T_DOUBLE, offsetof(Lane, token_s), READONLY, NULL},
     {"drained_s", T_DOUBLE, offsetof(Lane, drained_s), READONLY, NULL},
@@ -206,15 +220,29 @@ typedef struct {
     PyObject *lane_type;
 } State;
 
+/* A lane with something unread, and since when. */
+typedef struct {
+    int fd;
+    double since_s;
+} Unread;
+
 typedef struct {
     PyObject_HEAD
     int epoll;
     Lane **by_fd;
     int room;
     Times delays_s;   /* of reads: from when the last piece came to when it had been read */
-    Times unsure_s;   /* of reads with several pieces: from when the socket was known to be empty to when the last came */
+    Times unsure_s;   /* of reads with pieces that were not told apart: how long the first may have waited for the last */
+    Times between_s;  /* of pieces that were unread for a while: how far apart those are that they came between */
     double emptied_s; /* when all sockets were last known to be empty */
+    double close_s;   /* so far apart those may be */
     double gap_s, shorter, longer; /* a running quantile of the gaps between pieces, and its steps */
+    struct epoll_event found[MOST_EVENTS]; /* what was reported, in the order in which it came, */
+    int from, count;               /* from where it is still to be served */
+    double reported_s, found_s;    /* when the report was asked for, and when it was there */
+    double after_s;                /* what is still to be served came after that */
+    Unread *unread;                /* in order, a ring */
+    int unread_first, unread_count, unread_room;
     char buffer[BUFFER_BYTES];
 } Lanes;
 
@@ -234,8 +262,18 @@ static void lanes_dealloc(PyObject *object)
     PyMem_Free(self->by_fd);
     PyMem_Free(self->delays_s.values);
     PyMem_Free(self->unsure_s.values);
+    PyMem_Free(self->between_s.values);
+    PyMem_Free(self->unread);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
+}
+
+/* From now on the descriptor is reported once for what comes to it (edge), or as long as there is something to read. What
+ * is there now is reported again. */
+static void lanes_report(const Lanes *self, int fd, int edge)
+{
+    struct epoll_event wanted = {.events = EPOLLIN | (edge ? EPOLLET | EPOLLRDHUP : 0), .data.fd = fd};
+    epoll_ctl(self->epoll, EPOLL_CTL_MOD, fd, &wanted); /* fails where it is not looked at */
 }
 
 static PyObject *lanes_lay(PyObject *object, PyObject *arguments)
@@ -259,8 +297,10 @@ static PyObject *lanes_lay(PyObject *object, PyObject *arguments)
     }
     Lane *before = self->by_fd[fd];
     self->by_fd[fd] = (Lane *)Py_NewRef(lane);
+    if (before == NULL || before->unread)
+        lanes_report(self, fd, 1);
     Py_XDECREF((PyObject *)before);
-    Py_RETURN_NONE;
+    return none();
 }
 
 static PyObject *lanes_lift(PyObject *object, PyObject *arguments)
@@ -272,9 +312,11 @@ static PyObject *lanes_lift(PyObject *object, PyObject *arguments)
     if (fd >= 0 && fd < self->room) {
         Lane *before = self->by_fd[fd];
         self->by_fd[fd] = NULL;
+        if (before != NULL)
+            lanes_report(self, fd, 0);
         Py_XDECREF((PyObject *)before);
     }
-    Py_RETURN_NONE;
+    return none();
 }
 
 static double seconds(const struct timespec *at) { return (double)at->tv_sec + 1e-9 * (double)at->tv_nsec; }
@@ -317,12 +359,10 @@ static double came_s(struct msghdr *message, double since_s, double *now_s)
     return *now_s;
 }
 
-/* A read of so many pieces of a lane, which was last known to be empty at `empty_s`. */
-static int lanes_log(Lanes *self, const Lane *lane, double empty_s, double at_s, double now_s, Py_ssize_t pieces)
+/* A read of so many pieces of a lane. */
+static int lanes_log(Lanes *self, const Lane *lane, double at_s, double now_s, Py_ssize_t pieces)
 {
     if (times_add(&self->delays_s, now_s - at_s) < 0)
-        return -1;
-    if (pieces > 1 && times_add(&self->unsure_s, at_s > empty_s ? at_s - empty_s : 0) < 0)
         return -1;
     double gap_s = (at_s - lane->token_s) / (double)pieces;
     if (self->gap_s == 0)
@@ -332,36 +372,59 @@ static int lanes_log(Lanes *self, const Lane *lane, double empty_s, double at_s,
     return 0;
 }
 
-/* Take what came at `at_s` if it is the lane's: 1; else 0; -1: an exception is set.
- *
- * What is Python's ends the lane: Python may come to it later, and what comes next must not overtake it. */
-static int lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize_t size, double at_s, double now_s, double empty_s)
+/* When the piece with this number came, of a read whose last came at `at_s`. `known` of the first have times of their own,
+ * the last `known` of the lane's unread ones where the read held fewer than were seen (`skipped`). */
+static double piece_s(const Lane *lane, Py_ssize_t number, Py_ssize_t known, Py_ssize_t skipped, double at_s)
 {
-    Py_ssize_t bytes, pieces = lane_count(lane, data, size, &bytes);
-    if (pieces == 0 || pieces > lane->left) {
+    double came_at_s = number < known ? lane->unread_s[number + skipped] : at_s;
+    return came_at_s > at_s ? at_s : came_at_s < lane->token_s ? lane->token_s : came_at_s;
+}
+
+/* Take what came, the last of it at `at_s`, as far as it is the lane's; how many bytes that are; -1: an exception is set.
+ *
+ * What is Python's ends the lane: Python may come to it later, and what comes next must not overtake it. Pieces that stand
+ * before that go with it, but for those that were unread for a while: they have times of their own. */
+static Py_ssize_t lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize_t size, double at_s, double now_s,
+                             double empty_s)
+{
+    Py_ssize_t whole, bodies, pieces = lane_count(lane, data, size, &whole, &bodies), unread = lane->unread;
+    lane->unread = 0;
+    if (pieces == 0 || pieces > lane->left || (whole < size && unread == 0)) {
         lane->left = 0;
         return 0;
     }
-    if (lanes_log(self, lane, empty_s, at_s, now_s, pieces) < 0)
+    if (lanes_log(self, lane, at_s, now_s, pieces) < 0)
         return -1;
-    for (Py_ssize_t number = 0; number < pieces; number++)
-        if (times_add(&lane->held, at_s) < 0)
+    Py_ssize_t seen = unread + (whole == size); /* of these pieces, else what follows them was seen last */
+    Py_ssize_t known = unread < pieces ? unread : pieces - (whole == size), skipped = whole == size ? unread - known : 0;
+    if (pieces > seen && pieces > 1 && times_add(&self->unsure_s, at_s > empty_s ? at_s - empty_s : 0) < 0)
+        return -1;
+    for (Py_ssize_t number = 0; number < pieces; number++) {
+        double came_at_s = piece_s(lane, number, known, skipped, at_s);
+        if (times_add(&lane->held, came_at_s) < 0)
             return -1;
-    lane->left -= pieces;
-    lane->bytes += bytes;
-    lane->token_s = at_s;
-    return 1;
+        lane->token_s = came_at_s;
+    }
+    lane->left = whole == size ? lane->left - pieces : 0;
+    lane->patience -= pieces;
+    lane->bytes += bodies;
+    return whole;
 }
 
-/* Read one socket. 0: what came is the lane's; 1: it is Python's, in `other`; -1: an exception is set. */
-static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
+/* Read one socket; `ends`: there is an end behind what there is to read. 0: what came is the lane's; 1: it is Python's, or some of it, in `other`; -1: an exception is set.
+ * `bound_s`: when it came, if that is when it was reported, too; else it stays as it is. */
+static int lanes_read(Lanes *self, int fd, int ends, Lane *lane, PyObject **other, double *bound_s)
 {
     char control[CMSG_SPACE(sizeof(struct timespec))];
     struct iovec part = {self->buffer, BUFFER_BYTES};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-    ssize_t size = recvmsg(fd, &message, MSG_DONTWAIT);
+    ssize_t size;
+    do
+        size = recvmsg(fd, &message, MSG_DONTWAIT);
+    while (size < 0 && errno == EINTR);
     if (size < 0) {
-        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+        lane->unread = lane->overtaken = 0;
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
             return 0;
         lane->left = 0;
         *other = Py_BuildValue("iiddd", fd, errno, lane->since_s, monotonic_s(), lane->drained_s);
@@ -369,16 +432,24 @@ static int lanes_read(Lanes *self, int fd, Lane *lane, PyObject **other)
     }
     double now_s, at_s = came_s(&message, lane->since_s, &now_s);
     double empty_s = lane->drained_s > self->emptied_s ? lane->drained_s : self->emptied_s;
+    if (lane->unread)
+        empty_s = lane->unread_after_s;
+    if (size == BUFFER_BYTES || (ends && size > 0)) /* what is left has been reported */
+        lanes_report(self, fd, 1);
     lane->since_s = at_s;
     lane->drained_s = now_s;
-    int taken = lanes_take(self, lane, self->buffer, size, at_s, now_s, empty_s);
+    lane->overtaken = at_s > self->reported_s;
+    Py_ssize_t seen = lane->unread + 1, before = lane->held.count;
+    Py_ssize_t taken = lanes_take(self, lane, self->buffer, size, at_s, now_s, empty_s);
     if (taken < 0)
         return -1;
-    if (!taken) {
-        PyObject *read = PyBytes_FromStringAndSize(self->buffer, size); /* before all that can run Python */
+    if (taken < size || size == 0) {
+        PyObject *read = PyBytes_FromStringAndSize(self->buffer + taken, size - taken); /* before all that can run Python */
         *other = read == NULL ? NULL : Py_BuildValue("iNddd", fd, read, at_s, now_s, empty_s);
         return *other == NULL ? -1 : 1;
     }
+    if (lane->held.count - before == seen && !lane->overtaken)
+        *bound_s = at_s; /* of several that came between two looks the first was reported and the last has the stamp */
     return 0;
 }
 
@@ -393,49 +464,205 @@ static PyObject *lanes_offer(PyObject *object, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "iy#ddd", &fd, &data, &size, &at_s, &read_s, &empty_s))
         return NULL;
     Lane *lane = fd >= 0 && fd < self->room ? self->by_fd[fd] : NULL;
-    int taken = lane == NULL ? 0 : lanes_take(self, lane, data, size, at_s, read_s, empty_s);
-    return taken < 0 ? NULL : PyBool_FromLong(taken);
+    Py_ssize_t taken = lane == NULL ? 0 : lanes_take(self, lane, data, size, at_s, read_s, empty_s);
+    return taken < 0 ? NULL : PyBool_FromLong(taken > 0);
+}
+
+/* Serve a descriptor: read it, or name it where it has no lane. What is Python's goes to `others`. -1: an exception is set. */
+static int lanes_serve(Lanes *self, int fd, int ends, PyObject *others, double *bound_s)
+{
+    Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
+    PyObject *other = NULL;
+    int whose = 1;
+    if (lane == NULL) {
+        other = Py_BuildValue("iOiii", fd, Py_None, 0, 0, 0);
+    } else { /* making an object can run anything, the end of this lane included */
+        Py_INCREF((PyObject *)lane);
+        whose = lanes_read(self, fd, ends, lane, &other, bound_s);
+        Py_DECREF((PyObject *)lane);
+    }
+    int failed = whose < 0 || (whose > 0 && (other == NULL || PyList_Append(others, other) < 0));
+    Py_XDECREF(other);
+    return failed ? -1 : 0;
+}
+
+/* The lane of a descriptor, if what was reported of it may stay unread; else NULL. */
+static Lane *lanes_patient(const Lanes *self, const struct epoll_event *found)
+{
+    int fd = found->data.fd;
+    Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
+    if (lane == NULL || found->events != EPOLLIN || self->close_s <= 0 || lane->before == NULL || lane->left == 0 || lane->overtaken || lane->unread == MOST_UNREAD ||
+        lane->patience <= lane->unread)
+        return NULL;
+    return lane;
+}
+
+/* Remember that a lane has something unread from now on. */
+static int lanes_put_unread(Lanes *self, int fd, double since_s)
+{
+    if (self->unread_count == self->unread_room) {
+        int room = self->unread_room ? 2 * self->unread_room : 256;
+        Unread *unread = PyMem_Malloc(room * sizeof(Unread));
+        if (unread == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (int number = 0; number < self->unread_count; number++)
+            unread[number] = self->unread[(self->unread_first + number) % self->unread_room];
+        PyMem_Free(self->unread);
+        self->unread = unread;
+        self->unread_first = 0;
+        self->unread_room = room;
+    }
+    self->unread[(self->unread_first + self->unread_count++) % self->unread_room] = (Unread){fd, since_s};
+    return 0;
+}
+
+/* Read what has been unread for too long. */
+static int lanes_read_old(Lanes *self, PyObject *others, double now_s, double until_s)
+{
+    for (int reads = 0; self->unread_count > 0;) {
+        Unread oldest = self->unread[self->unread_first];
+        if (oldest.since_s + UNREAD_S > now_s || (reads >= LEAST_READS && monotonic_s() >= until_s))
+            break;
+        self->unread_first = (self->unread_first + 1) % self->unread_room;
+        self->unread_count--;
+        Lane *lane = oldest.fd < self->room ? self->by_fd[oldest.fd] : NULL;
+        double bound_s;
+        if (lane == NULL || lane->unread == 0 || lane->unread_since_s != oldest.since_s)
+            continue; /* it was read since */
+        reads++;
+        if (lanes_serve(self, oldest.fd, 0, others, &bound_s) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+#define UNREAD 0.0       /* in place of when it came, of what was reported and is left unread */
+#define UNBOUND INFINITY /* and of what was read, and is no bound for others */
+
+/* Leave unread what of [first, last) is: it came between two bounds, and has its times evenly between them. */
+static int lanes_leave(Lanes *self, const double *came_s, int first, int last, double after_s, double before_s,
+                       PyObject *others)
+{
+    int number = 0, count = 0;
+    for (int at = first; at < last; at++)
+        count += came_s[at] == UNREAD;
+    for (int at = first; at < last; at++) {
+        int fd = self->found[at].data.fd;
+        if (came_s[at] != UNREAD)
+            continue;
+        number++;
+        Lane *lane = lanes_patient(self, &self->found[at]);
+        if (lane == NULL) { /* no longer */
+            double bound_s;
+            if (lanes_serve(self, fd, 0, others, &bound_s) < 0)
+                return -1;
+            continue;
+        }
+        if (lane->unread == 0) {
+            lane->unread_after_s = after_s;
+            lane->unread_since_s = self->found_s;
+            if (lanes_put_unread(self, fd, self->found_s) < 0)
+                return -1;
+        }
+        lane->unread_s[lane->unread++] = after_s + (before_s - after_s) * number / (count + 1);
+        if (times_add(&self->between_s, before_s - after_s) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Of what of [first, last) is unread, read the middle one between two bounds, again and again, until the bounds are close
+ * or nothing is left between them. */
+static int lanes_settle(Lanes *self, double *came_s, int first, int last, PyObject *others)
+{
+    while (first < last) {
+        int end = first, unread = 0; /* the next bound, and how many are unread before it */
+        while (end < last && !(came_s[end] >= self->after_s && came_s[end] != UNBOUND))
+            unread += came_s[end++] == UNREAD;
+        double before_s = end < last ? came_s[end] : self->found_s;
+        if (unread > 0 && before_s - self->after_s > self->close_s) {
+            int middle = first;
+            for (int before = unread / 2; came_s[middle] != UNREAD || before-- > 0;)
+                middle++;
+            came_s[middle] = UNBOUND;
+            if (lanes_serve(self, self->found[middle].data.fd, 0, others, &came_s[middle]) < 0)
+                return -1;
+            continue;
+        }
+        if (unread > 0 && lanes_leave(self, came_s, first, end, self->after_s, before_s, others) < 0)
+            return -1;
+        if (end < last)
+            self->after_s = before_s;
+        first = end + 1;
+    }
+    return 0;
+}
+
+/* Serve what was reported: at once what cannot wait, and the first and the last, then what the times of the rest need. */
+static int lanes_serve_found(Lanes *self, PyObject *others, double until_s)
+{
+    double came_s[MOST_EVENTS];
+    int first = self->from, at, reads = 0;
+    for (at = first; at < self->count; at++) {
+        came_s[at] = UNREAD;
+        if (at != first && at != self->count - 1 && lanes_patient(self, &self->found[at]) != NULL)
+            continue;
+        if (reads++ >= LEAST_READS && monotonic_s() >= until_s)
+            break;
+        came_s[at] = UNBOUND;
+        if (lanes_serve(self, self->found[at].data.fd, self->found[at].events != EPOLLIN, others, &came_s[at]) < 0)
+            return -1;
+    }
+    self->from = at; /* the rest is served the next time */
+    return lanes_settle(self, came_s, first, at, others);
 }
 
 static PyObject *lanes_drain(PyObject *object, PyObject *arguments)
 {
     Lanes *self = (Lanes *)object;
-    struct epoll_event found[MOST_EVENTS];
-    int most, failed = 0;
+    int most;
     double until_s;
     if (!PyArg_ParseTuple(arguments, "id", &most, &until_s))
         return NULL;
-    int count = epoll_wait(self->epoll, found, most < MOST_EVENTS ? most : MOST_EVENTS, 0);
-    if (count < 0) {
-        if (errno != EINTR)
+    if (most > MOST_EVENTS)
+        most = MOST_EVENTS;
+    int fresh = self->from == self->count;
+    if (fresh) {
+        self->reported_s = monotonic_s();
+        int count = epoll_wait(self->epoll, self->found, most, 0);
+        if (count < 0 && errno != EINTR)
             return PyErr_SetFromErrno(PyExc_OSError);
-        count = 0;
+        self->from = 0;
+        self->count = count > 0 ? count : 0;
+        self->found_s = monotonic_s();
     }
     PyObject *others = PyList_New(0);
-    for (int number = 0; number < count && others != NULL && !failed; number++) {
-        if (number >= LEAST_READS && monotonic_s() >= until_s) { /* the rest stays readable */
-            count = most;
-            break;
-        }
-        int fd = found[number].data.fd;
-        Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
-        PyObject *other = NULL;
-        int whose = 1;
-        if (lane == NULL) {
-            other = Py_BuildValue("iOiii", fd, Py_None, 0, 0, 0);
-        } else { /* making an object can run anything, the end of this lane included */
-            Py_INCREF((PyObject *)lane);
-            whose = lanes_read(self, fd, lane, &other);
-            Py_DECREF((PyObject *)lane);
-        }
-        failed = whose < 0 || (whose > 0 && (other == NULL || PyList_Append(others, other) < 0));
-        Py_XDECREF(other);
-    }
-    if (others == NULL || failed) {
+    if (others == NULL || lanes_serve_found(self, others, until_s) < 0 ||
+        lanes_read_old(self, others, self->found_s, until_s) < 0) {
         Py_XDECREF(others);
         return NULL;
     }
-    return Py_BuildValue("iN", count, others);
+    if (!fresh || self->count == most || self->from < self->count)
+        return Py_BuildValue("iN", most, others);
+    self->after_s = self->reported_s; /* all that came before was reported */
+    return Py_BuildValue("iN", self->count, others);
+}
+
+/* Read what is unread of one descriptor; what of it is Python's. */
+static PyObject *lanes_catch_up(PyObject *object, PyObject *arguments)
+{
+    Lanes *self = (Lanes *)object;
+    int fd;
+    double bound_s;
+    if (!PyArg_ParseTuple(arguments, "i", &fd))
+        return NULL;
+    PyObject *others = PyList_New(0);
+    Lane *lane = fd >= 0 && fd < self->room ? self->by_fd[fd] : NULL;
+    if (others != NULL && lane != NULL && lane->unread && lanes_serve(self, fd, 0, others, &bound_s) < 0)
+        Py_CLEAR(others);
+    return others;
 }
 
 static PyObject *lanes_take_delays(PyObject *object, PyObject *Py_UNUSED(nothing))
@@ -448,19 +675,27 @@ static PyObject *lanes_take_unsure(PyObject *object, PyObject *Py_UNUSED(nothing
     return times_take(&((Lanes *)object)->unsure_s);
 }
 
+static PyObject *lanes_take_between(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    return times_take(&((Lanes *)object)->between_s);
+}
+
 static PyMethodDef lanes_methods[] = {
     {"lay", lanes_lay, METH_VARARGS, NULL},
     {"lift", lanes_lift, METH_VARARGS, NULL},
     {"offer", lanes_offer, METH_VARARGS, NULL},
     {"drain", lanes_drain, METH_VARARGS, NULL},
+    {"catch_up", lanes_catch_up, METH_VARARGS, NULL},
     {"take_delays", lanes_take_delays, METH_NOARGS, NULL},
     {"take_unsure", lanes_take_unsure, METH_NOARGS, NULL},
+    {"take_between", lanes_take_between, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef lanes_members[] = {
     {"gap_s", T_DOUBLE, offsetof(Lanes, gap_s), 0, NULL},
     {"emptied_s", T_DOUBLE, offsetof(Lanes, emptied_s), 0, NULL},
+    {"close_s", T_DOUBLE, offsetof(Lanes, close_s), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

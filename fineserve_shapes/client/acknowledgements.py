@@ -47,10 +47,11 @@ class _Trial:
 class LateAcknowledgements:
     """Of the connections to one server."""
 
-    __slots__ = ("_harmless", "_trial", "_trials_left")
+    __slots__ = ("_trial", "_trials_left", "harmless")
 
     def __init__(self) -> None:
-        self._harmless = False
+        self.harmless = False
+        """Whether it is known that the server does not wait for them."""
         self._trial: _Trial | None = None
         self._trials_left = TRIALS if hasattr(socket, "TCP_QUICKACK") else 0
 
@@ -59,7 +60,7 @@ class LateAcknowledgements:
 
         Not if they came a while ago: what has come behind them was acknowledged at once, and would prove nothing.
         """
-        if self._harmless:
+        if self.harmless:
             transport.acknowledge_late()
         elif self._trial is None and self._trials_left and now_s - came_s < FRESH_S:
             try:
@@ -89,4 +90,4 @@ class LateAcknowledgements:
         if not undisturbed:
             self._trials_left -= 1
         elif tokens - trial.tokens >= TRIAL_TOKENS:
-            self._harmless = True
+            self.harmless = True

@@ -281,15 +281,23 @@ class Connection:
             return
         repeat = reader.repeat if self._between_chunks and data.endswith(b"\r\n") else None
         if repeat is not None and self._waiter is not None and self._token_s is not None:
-            self._lay(*repeat.around, reader.most_repeats, self._token_s)
+            self._lay(*repeat.around, reader.most_repeats, self._token_s, self._patience(reader))
             reader.ahead = self._lane
 
-    def _lay(self, before: bytes, after: bytes, most: int, token_s: float) -> None:
+    def _patience(self, reader: AnswerReader) -> int:
+        """How many of the next pieces may be read late, together with what follows: none where that might hold the server
+        up, and not the last one that is expected, with which the answer ends."""
+        if not self._pool.acknowledgements.harmless:
+            return 0
+        asked = reader.asked_tokens
+        return reader.most_repeats if asked is None else max(asked * reader.choices - reader.tokens - 1, 0)
+
+    def _lay(self, before: bytes, after: bytes, most: int, token_s: float, patience: int = 0) -> None:
         """Let a lane read the connection, in the place of the one that there is; without a `before` it knows nothing."""
         make, last = self._reactor.new_lane, self._lane
         assert make is not None
         since_s, drained_s = (self._drained_s, self._drained_s) if last is None else (last.since_s, last.drained_s)
-        self._lane = make(before, after, most, since_s, token_s, drained_s)
+        self._lane = make(before, after, most, since_s, token_s, drained_s, patience)
         self._reactor.lay(self._transport.fileno(), self._lane, knows=bool(before))
 
     def _catch_up(self) -> None:

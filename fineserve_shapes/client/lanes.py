@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SWITCH = "FINESERVE_NO_LANES"
 """Set to anything, it leaves the part in C out."""
 
-_VERSION = 4
+_VERSION = 5
 
 Others = list[tuple[int, bytes | int | None, float, float, float]]
 """Descriptors that are Python's to serve, with what was read (or the error of the read, or None where nothing was read
@@ -36,10 +36,13 @@ class Lanes(Protocol):
 
     gap_s: the short gaps between the reads of one stream, as a running estimate of a quantile; 0 before there is one.
     emptied_s: when all sockets were last known to be empty, by whoever drains them: what is read now came later.
+    close_s: a piece may stay unread for a while where it is known to have come between two that lie so close to each
+    other; 0: none may.
     """
 
     gap_s: float
     emptied_s: float
+    close_s: float
 
     def lay(self, fd: int, lane: Lane) -> None:
         """From now on this lane takes what it knows of what the descriptor gives."""
@@ -57,18 +60,24 @@ class Lanes(Protocol):
         what is Python's knows nothing any longer.
         """
 
+    def catch_up(self, fd: int) -> Others:
+        """Read what a lane has left unread; what of that is for Python to serve."""
+
     def take_delays(self) -> bytes:
         """Of each read by a lane since the last call: from its stamp to when it had been read; seconds, as doubles."""
 
     def take_unsure(self) -> bytes:
-        """Of those that held several pieces: from when the socket was known to be empty to the stamp."""
+        """Of those with pieces that were not told apart: from when the first of them may have come to the stamp."""
+
+    def take_between(self) -> bytes:
+        """Of each piece that was unread for a while: how far apart those are that it came between."""
 
 
 class NoLanes:
     """All is Python's to read."""
 
     def __init__(self, epoll: select.epoll) -> None:
-        self.gap_s = self.emptied_s = 0.0
+        self.gap_s = self.emptied_s = self.close_s = 0.0
         self._epoll = epoll
 
     def lay(self, fd: int, lane: Lane) -> None:
@@ -86,11 +95,15 @@ class NoLanes:
         found = self._epoll.poll(0, most)
         return len(found), [(fd, None, 0.0, 0.0, 0.0) for fd, _events in found]
 
+    def catch_up(self, fd: int) -> Others:  # noqa: ARG002
+        """Nothing is left unread."""
+        return []
+
     def take_delays(self) -> bytes:
         """There are none."""
         return b""
 
-    take_unsure = take_delays
+    take_unsure = take_between = take_delays
 
 
 def lane_type() -> type[Lane] | None:

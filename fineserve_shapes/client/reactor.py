@@ -56,6 +56,8 @@ _TICKS_PER_GAP = 4
 _TICKS_PER_LOOK = 16  # at the gaps, whether they have changed
 _NEAR = 0.1  # to the interval that is wanted, as a share: setting the alarm anew costs a call of the system
 _CHECKS_PER_TURN = 500
+CLOSE_S = 0.0005
+"""What comes between two pieces of other streams that are so close may be read later, together with what follows it."""
 SWEEP_S = 0.1
 
 
@@ -115,6 +117,7 @@ class Reactor:
         """Makes a lane for `lay`; None where all is to be read by callbacks."""
         self._lanes: Lanes = open_lanes(self._epoll, SHORTER, LONGER)
         self._lanes.emptied_s = clock()
+        self._lanes.close_s = CLOSE_S
         self._reads_per_round = _READS_PER_ROUND if self.new_lane is None else _LANE_READS_PER_ROUND
         self.reads = ReadLog(self._lanes)
         self._alarm: Alarm | None = None
@@ -173,7 +176,11 @@ class Reactor:
             self._lanes.lift(fd)
 
     def serve(self, fd: int) -> None:
-        """Hand over now what was read of a descriptor and waits for its turn."""
+        """Hand over now what was read of a descriptor and waits for its turn, and what was left unread."""
+        if fd in self._laid:
+            for _, data, *times_s in self._lanes.catch_up(fd):
+                if data is not None:
+                    self._keep(fd, (data, *times_s))
         reads, callbacks = self._take_unserved(fd), self._readers.get(fd)
         for number, read in enumerate(reads):
             if callbacks is None or callbacks[1] is None or self._readers.get(fd) is not callbacks:  # it was removed

@@ -66,5 +66,6 @@ class ReadLog:
         found.first_unsure.record(np.array(self._first_s))
         found.shared_unsure.record(np.array(self._shared_s))
         found.shared_unsure.record(np.frombuffer(self._lanes.take_unsure()))
+        found.between.record(np.frombuffer(self._lanes.take_between()))
         del self._delays_s[:], self._first_s[:], self._shared_s[:]
         return found

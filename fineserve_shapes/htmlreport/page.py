@@ -168,7 +168,8 @@ def _fidelity(run: RunData) -> dict[str, Any]:
                  "held", "held_p50_ms", "held_p99_ms", "passed_on", "ended_twice"):  # fmt: skip
         found[name.replace("_", " ")] = told.get(name)
     reads = told.get("reads") or {}
-    for name in ("delay_p50_ms", "delay_p99_ms", "shared_share", "first_unsure_p50_ms", "first_unsure_p99_ms"):
+    for name in ("delay_p50_ms", "delay_p99_ms", "shared_share", "first_unsure_p50_ms", "first_unsure_p99_ms",
+                 "between", "between_p99_ms"):  # fmt: skip
         found[f"read {name.replace('_', ' ')}"] = reads.get(name)
     for worker, facts in list((told.get("workers") or {}).items())[:50]:
         if isinstance(facts, dict):

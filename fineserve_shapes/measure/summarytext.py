@@ -118,7 +118,9 @@ def _fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
             f"read: tokens {or_dash(reads['delay_p50_ms'])} ms (p50), {or_dash(reads['delay_p99_ms'])} ms (p99) after they"
             f" came, {reads['shared_share']:.1%} of the reads with several tokens of a stream; TTFT sure to within"
             f" {or_dash(reads['first_unsure_p50_ms'])} ms, {or_dash(reads['first_unsure_p99_ms'])} ms (p99)"
-        )
+            + (f", {reads['between']:,} later tokens to within {or_dash(reads['between_p99_ms'])} ms (p99)"
+               if reads["between"] else "")
+        )  # fmt: skip
     asked, delivered = fidelity["asked"], fidelity["delivered"]
     pairs = [("rate", "requests/s", asked["rate_rps"], delivered["rate_rps"]),
              ("gap CV", "", asked["gap_cv"], delivered["gap_cv"]),
