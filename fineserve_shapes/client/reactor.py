@@ -178,9 +178,9 @@ class Reactor:
     def serve(self, fd: int) -> None:
         """Hand over now what was read of a descriptor and waits for its turn, and what was left unread."""
         if fd in self._laid:
-            for _, data, *times_s in self._lanes.catch_up(fd):
+            for _, data, at_s, read_s, empty_s in self._lanes.catch_up(fd):
                 if data is not None:
-                    self._keep(fd, (data, *times_s))
+                    self._keep(fd, (data, at_s, read_s, empty_s))
         reads, callbacks = self._take_unserved(fd), self._readers.get(fd)
         for number, read in enumerate(reads):
             if callbacks is None or callbacks[1] is None or self._readers.get(fd) is not callbacks:  # it was removed
