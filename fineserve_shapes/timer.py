@@ -13,6 +13,7 @@ from gevent.hub import get_hub
 from fineserve_shapes.timerfd import TimerFd
 
 _READABLE = 1
+_A_MOMENT_S = 1e-4  # in which what was due begins
 
 
 _asleep: dict[Timer, float] = {}
@@ -42,6 +43,15 @@ def give_way() -> None:
     `gevent.sleep(0)` does less: the hub goes on with greenlets like this one for up to 5 ms before it looks at sockets.
     """
     gevent.sleep(1e-6)
+
+
+def wait_for_a_gap(of_s: float, within_s: float) -> None:
+    """Let others go first, and on until nothing will be due for so long, but for no more than `within_s`; to be called
+    before work that takes as long in one piece and can wait."""
+    until_s = time.perf_counter() + within_s
+    give_way()
+    while (now_s := time.perf_counter()) < until_s and (due_s := next_due_s()) < now_s + of_s:
+        gevent.sleep(max(due_s - now_s, 0.0) + _A_MOMENT_S)
 
 
 class Alarm:

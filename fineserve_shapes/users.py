@@ -205,6 +205,7 @@ class OpenAIUser(ArrivalUser):
             give_back(reactor)
             raise
         self._reactor = reactor
+        reactor.leisurely = values.count("--max-concurrency") is None
         self._readers: set[AnswerReader] = set()  # of answers that have not ended
         self._awaited: dict[
             AnswerReader, PlannedRequest

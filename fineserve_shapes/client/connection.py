@@ -285,9 +285,9 @@ class Connection:
             reader.ahead = self._lane
 
     def _patience(self, reader: AnswerReader) -> int:
-        """How many of the next pieces may be read late, together with what follows: none where that might hold the server
-        up, and not the last one that is expected, with which the answer ends."""
-        if not self._pool.acknowledgements.harmless:
+        """How many of the next pieces may be read late, with what follows: none where that might hold somebody up, and not
+        the last one that is expected, with which the answer ends."""
+        if not (self._reactor.leisurely and self._pool.acknowledgements.harmless):
             return 0
         asked = reader.asked_tokens
         return reader.most_repeats if asked is None else max(asked * reader.choices - reader.tokens - 1, 0)

@@ -124,8 +124,12 @@ class WorkerRun:
         self._reads = Reads()
         return pack_report(report) | standing.pack()
 
+    def work_up(self) -> None:
+        """Work on what has come about so far for the next report, which is a single piece of work."""
+        self._outbox.work_up()
+
     def take_reads(self) -> None:
-        """Add up how late tokens were read, for the next report: what is reported at once is a single piece of work."""
+        """Add up how late tokens were read, likewise."""
         self._reads.merge(self._performer.take_reads())
 
     def show(self) -> None:

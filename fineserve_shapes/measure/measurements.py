@@ -31,7 +31,8 @@ FIRST = np.dtype(
 """First tokens that have come: told at once, since the record comes only with the end of the answer."""
 
 GAPS = np.dtype([("second", "<i4"), ("stream", "<i2"), ("place", "<u2"), ("count", "<i4")])
-"""Gaps between chunks, counted by the second of the run in which they ended, by stream and by histogram bucket."""
+"""Gaps between chunks, counted by the second of the run in which they ended, by stream and by histogram bucket; several
+rows may tell of the same."""
 
 
 @dataclass(slots=True)
@@ -122,15 +123,16 @@ class Outbox:
 
     warmup_s: float = 0.0
     token_times: bool = False
-    _rows: list[tuple[Any, ...]] = field(default_factory=list)
+    _rows: list[tuple[Any, ...]] = field(default_factory=list)  # these two: of what has not been worked up
     _times: list[FloatArray] = field(default_factory=list)
+    _parts: list[_Part] = field(default_factory=list)  # of what has
     _sent: list[tuple[int, float, float]] = field(default_factory=list)
     _first: list[tuple[int, float, float, float, int]] = field(default_factory=list)
     _errors: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many records there are."""
-        return len(self._rows)
+        return sum(len(part.rows) for part in self._parts) + len(self._rows)
 
     def first(self, stream: int, due_s: float, sent_s: float, first_token_s: float, asked_input: int) -> None:
         """The first token of an answer has come, which goes on."""
@@ -145,9 +147,26 @@ class Outbox:
         if error is not None:
             if error not in self._errors and len(self._errors) >= MAX_ERROR_KINDS:
                 error = (error[0], OTHER_ERRORS)  # a thousand different messages must not grow memory
-            self._errors.setdefault(error, []).append(len(self._rows))
+            self._errors.setdefault(error, []).append(len(self))
         self._rows.append(records.row_of(record))
         self._times.append(chunk_times_s)
+
+    def work_up(self) -> None:
+        """Do most of what `take` does with what there is so far, so that it takes less time then."""
+        if not self._rows:
+            return
+        rows = records.from_rows(self._rows)
+        times_s = np.concatenate(self._times)
+        itl_s, at, owner = _gaps(rows, times_s)
+        shown = (rows["due_s"] >= self.warmup_s)[owner]
+        streams = rows["stream"][owner]
+        buckets = places(itl_s)
+        of_stream = {stream: shown & (streams == stream) for stream in np.unique(streams[shown]).tolist()}
+        gaps_s = {stream: itl_s[mine] for stream, mine in of_stream.items()}
+        itl = {stream: _histogram(itl_s[mine], buckets[mine]) for stream, mine in of_stream.items()}
+        by_second = _by_second(buckets, at, streams)
+        self._parts.append(_Part(rows, times_s if self.token_times else np.empty(0), gaps_s, itl, by_second))
+        self._rows, self._times = [], []
 
     def take(self) -> tuple[records.Records, dict[int, FloatArray], dict[str, Any]] | None:
         """All since the last call, None where there is nothing.
@@ -155,28 +174,41 @@ class Outbox:
         The records and, by stream, the gaps that are to be shown (without the warm-up's), and everything packed for a
         message.
         """
-        if not (self._rows or self._sent or self._first):
+        self.work_up()
+        parts = self._parts
+        if not (parts or self._sent or self._first):
             return None
-        rows = records.from_rows(self._rows)
-        times_s = np.concatenate(self._times) if self._times else np.empty(0)
-        itl_s, at, owner = _gaps(rows, times_s)
-        counted = rows["due_s"] >= self.warmup_s
-        shown = counted[owner]
-        streams = rows["stream"][owner]
-        buckets = places(itl_s)
-        of_stream = {stream: shown & (streams == stream) for stream in np.unique(streams[shown]).tolist()}
-        gaps_s = {stream: itl_s[mine] for stream, mine in of_stream.items()}
+        rows = np.concatenate([part.rows for part in parts]) if parts else records.from_rows([])
+        itl: dict[int, Histogram] = {}
+        gaps_s: dict[int, list[FloatArray]] = {}
+        for part in parts:
+            for stream, histogram in part.itl.items():
+                itl.setdefault(stream, Histogram()).merge(histogram)
+                gaps_s.setdefault(stream, []).append(part.gaps_s[stream])
         packed = {
             "records": rows.tobytes(),
             "sent": np.array(self._sent, dtype=SENT).tobytes(),
             "first": np.array(self._first, dtype=FIRST).tobytes(),
-            "itl": [[stream, _histogram(itl_s[mine], buckets[mine]).pack()] for stream, mine in of_stream.items()],
-            "gaps": _by_second(buckets, at, streams).tobytes(),
+            "itl": [[stream, histogram.pack()] for stream, histogram in sorted(itl.items())],
+            "gaps": b"".join(part.by_second.tobytes() for part in parts),
             "errors": [[*error, np.array(rows_of, dtype="<i4").tobytes()] for error, rows_of in self._errors.items()],
-            **({"token_times": times_s.tobytes()} if self.token_times else {}),
+            **({"token_times": b"".join(part.times_s.tobytes() for part in parts)} if self.token_times else {}),
         }  # fmt: skip
-        self._rows, self._times, self._sent, self._first, self._errors = [], [], [], [], {}
-        return rows[counted], gaps_s, packed
+        self._parts, self._sent, self._first, self._errors = [], [], [], {}
+        shown = rows[rows["due_s"] >= self.warmup_s]
+        return shown, {stream: np.concatenate(several) for stream, several in gaps_s.items()}, packed
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Records that were worked up, with the times of their chunks where those are told, and the gaps between these: by
+    stream, as they are to be shown and counted, and counted as GAPS."""
+
+    rows: records.Records
+    times_s: FloatArray
+    gaps_s: dict[int, FloatArray]
+    itl: dict[int, Histogram]
+    by_second: npt.NDArray[np.void]
 
 
 def _gaps(rows: records.Records, times_s: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:

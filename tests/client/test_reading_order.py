@@ -145,3 +145,60 @@ def test_answers_that_begin_are_served_first_then_the_rest_and_what_ended_even_i
         reactor.call_later(lambda: called.append("at the end"))
     gevent.sleep(0)
     assert called == ["after 3", "at the end"]
+
+
+def test_what_was_read_waits_for_company_where_nobody_waits_for_it():
+    with laid_in_a_reactor(9) as (reactor, served, pairs):
+        reactor.leisurely = True
+        pairs[0][1].sendall(b"alone")
+        while not reactor._unserved:
+            assert not reactor._drain()
+        assert not reactor._drain()
+        assert served == []
+        for _, theirs in pairs[1:8]:
+            theirs.sendall(b"company")
+        until_s = time.perf_counter() + 5
+        while len(served) < 8 and time.perf_counter() < until_s:
+            reactor._drain()
+        assert [number for number, *_ in served] == list(range(8))
+        assert reactor._waits_since_s is None
+
+
+def test_what_was_read_waits_no_longer_than_so_long():
+    with laid_in_a_reactor(1) as (reactor, served, pairs):
+        reactor.leisurely = True
+        now_s = time.perf_counter()
+        reactor._clock = lambda: now_s
+        pairs[0][1].sendall(b"alone")
+        while not reactor._unserved:
+            reactor._drain()
+        now_s += 0.019
+        reactor._drain()
+        assert served == []
+        now_s += 0.002
+        reactor._drain()
+        assert len(served) == 1
+
+
+def test_whoever_has_no_lane_is_not_made_to_wait():
+    with laid_in_a_reactor(2) as (reactor, served, pairs):
+        reactor.leisurely = True
+        reactor.lift(pairs[1][0].fileno())
+        for _, theirs in pairs:
+            theirs.sendall(b"either")
+        until_s = time.perf_counter() + 5
+        while not served and time.perf_counter() < until_s:
+            reactor._drain()
+        assert [number for number, *_ in served] == [0]
+
+
+def test_a_reactor_goes_on_ticking_for_what_waits():
+    """Although no answer is awaited: it is served all the same."""
+    with laid_in_a_reactor(1) as (reactor, served, pairs):
+        reactor.leisurely = True
+        reactor._clock = time.perf_counter
+        pairs[0][1].sendall(b"alone")
+        until_s = time.perf_counter() + 5
+        while not served and time.perf_counter() < until_s:
+            gevent.sleep(0.01)
+        assert len(served) == 1

@@ -10,7 +10,7 @@ import gevent
 import pytest
 from servers import descriptors
 
-from fineserve_shapes.timer import Timer
+from fineserve_shapes.timer import Timer, begins, has_begun, wait_for_a_gap
 
 EARLY_S = 1e-4
 LATE_S = 0.05  # for a machine that has other things to do
@@ -87,3 +87,36 @@ def test_close_gives_the_descriptor_back() -> None:
     timer.close()
     timer.close()
     assert descriptors() == before
+
+
+def test_longer_work_waits_until_nothing_is_due_for_so_long() -> None:
+    timer = Timer()
+    woken_s: list[float] = []
+    due_s = [time.perf_counter() + ahead_s for ahead_s in (0.004, 0.008, 0.012)]
+
+    def sleep() -> None:
+        for at_s in due_s:
+            timer.sleep_until(at_s)
+            woken_s.append(time.perf_counter())
+
+    sleeper = gevent.spawn(sleep)
+    gevent.sleep(0)
+    wait_for_a_gap(0.01, within_s=5.0)
+    assert len(woken_s) == 3
+    assert time.perf_counter() >= due_s[-1]
+    sleeper.join()
+    timer.close()
+
+
+def test_longer_work_lets_others_go_first_and_does_not_wait_for_ever() -> None:
+    ran: list[int] = []
+    gevent.spawn(ran.append, 1)
+    wait_for_a_gap(1.0, within_s=5.0)
+    assert ran == [1]
+    begins("a request")
+    try:
+        began_s = time.perf_counter()
+        wait_for_a_gap(0.001, within_s=0.05)
+        assert time.perf_counter() - began_s >= 0.05
+    finally:
+        has_begun("a request")

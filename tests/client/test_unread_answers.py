@@ -41,6 +41,8 @@ def among_others(
 
     reactor: Any = Reactor(time.perf_counter)
     reactor._lanes.close_s = close_s
+    reactor.leisurely = True
+    reactor._is_early = lambda _: False  # which is another matter
     pairs = [tcp_pair() for _ in range(3)]
     (before, to_before), (ours, theirs), (behind, to_behind) = pairs
     pool = Pool()
