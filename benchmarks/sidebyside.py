@@ -1,7 +1,8 @@
 """One whole client against the paced server: what it delivered, what it says beside what is true, and what it cost.
 
 The client has the first core, the server the second; what watches them sleeps beside the server. Environment: RUNS (3) of
-each row, whose medians are shown; LOADS, such as "50x128,200x128x10": requests/s x tokens of an answer, x seconds (20).
+each row, whose medians are shown (see LATE_MS); LOADS, such as "50x128,200x128x10": requests/s x tokens of an answer, x
+seconds (20).
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from benchmarks.processtree import cpu_s, end, peak_mb
 from benchmarks.tlsterminator import TLSTerminator
 
 LOADS = "50x128,200x128,500x128,900x64"
-RUNS = 3
+RUNS, TRIES = 3, 3
+LATE_MS = 2.0
+"""A run in which the server itself was later than that, at p99, is made again, so many times as often as asked for in all;
+else those in which it was least late are taken."""
 POLL_S = 0.05
 MOST_S = 300.0
 """A client that has not ended after so long beside the load's own time is stopped."""
@@ -267,13 +271,18 @@ HEAD = (
 
 def _cells(client: Client, load: Load) -> list[str]:
     """A row of the table: medians of some runs, or what went wrong."""
-    rows, note = [], ""
+    found: list[tuple[Row, str]] = []
+    wanted = int(os.environ.get("RUNS", RUNS))
+    in_time = lambda: [one for one in found if one[0].late_p99_ms <= LATE_MS]  # noqa: E731
     try:
-        for _ in range(int(os.environ.get("RUNS", RUNS))):
-            row, note = run(client, load)
-            rows.append(row)
+        while len(found) < TRIES * wanted and len(in_time()) < wanted:
+            found.append(run(client, load))
     except Failed as failed:
         return [client.name, client.version, str(load), *["-"] * 11, f"failed: {failed}".replace("|", "/")]
+    kept = sorted(found, key=lambda one: one[0].late_p99_ms)[:wanted] if len(in_time()) < wanted else in_time()
+    rows, note = [row for row, _ in kept], "; ".join(sorted({note for _, note in kept if note}))
+    if len(found) > wanted:
+        note += f" ({len(found) - wanted} of {len(found)} runs left out)"
     m = Row(**{each.name: statistics.median(getattr(row, each.name) for row in rows) for each in fields(Row)})
     return [
         client.name, client.version, str(load), f"{m.delivered_rps:.1f}", f"{m.gap_cv:.2f}",

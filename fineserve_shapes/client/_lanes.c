@@ -36,7 +36,7 @@
 #define UNREAD_S 0.05  /* for so long at most */
 #define VERSION 5      /* of what lanes.py knows */
 
-/* Not Py_RETURN_NONE: as Python 3.12 defines it, that counts no reference, which 3.11, for which this is built too, counts. */
+/* Not Py_RETURN_NONE: by Python 3.12's headers that counts no reference, which 3.11, for which this is built too, counts. */
 static PyObject *none(void) { return Py_NewRef(Py_None); }
 
 /* An array of times that grows. */
@@ -81,6 +81,7 @@ typedef struct {
     Py_ssize_t bytes; /* of the body, in these pieces */
     Py_ssize_t left;  /* how many more it takes */
     Py_ssize_t patience; /* so many of the next may stay unread for a while */
+    int proven, hasty;   /* it took a piece that came alone; it had some that did not, and leaves none unread any more */
     int unread;          /* how many are */
     int overtaken;       /* its last read may have held what is still to be reported */
     double unread_s[MOST_UNREAD]; /* when they came */
@@ -122,19 +123,6 @@ static void lane_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
-/* Whether bytes are the inside of a string of JSON without \u in it. */
-static int is_text(const char *at, const char *end)
-{
-    for (; at < end; at++) {
-        unsigned char c = (unsigned char)*at;
-        if (c < 0x20 || c == '"')
-            return 0;
-        if (c == '\\' && (++at == end || *at == '\0' || strchr("\"\\/bfnrt", *at) == NULL))
-            return 0;
-    }
-    return 1;
-}
-
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9')
@@ -146,8 +134,49 @@ static int hex_digit(char c)
     return -1;
 }
 
-/* The size of the first chunk of HTTP, with its framing, where it repeats the lane's event; 0 where not. */
-static Py_ssize_t lane_match(const Lane *self, const char *data, Py_ssize_t size, Py_ssize_t *body)
+/* The number behind \u; -1 where there is none. */
+static int escaped(const char *at, const char *end)
+{
+    int number = 0;
+    if (end - at < 6 || at[0] != '\\' || at[1] != 'u')
+        return -1;
+    for (int place = 2; place < 6; place++) {
+        int digit = hex_digit(at[place]);
+        if (digit < 0)
+            return -1;
+        number = number * 16 + digit;
+    }
+    return number;
+}
+
+/* Whether bytes are the inside of a string of JSON, without half of a surrogate pair, which some readers refuse. */
+static int is_text(const char *at, const char *end)
+{
+    for (; at < end; at++) {
+        unsigned char c = (unsigned char)*at;
+        if (c < 0x20 || c == '"')
+            return 0;
+        if (c != '\\')
+            continue;
+        int number = escaped(at, end);
+        if (number >= 0xD800 && number < 0xDC00) {
+            at += 6;
+            int second = escaped(at, end);
+            if (second < 0xDC00 || second > 0xDFFF)
+                return 0;
+        } else if (number >= 0xDC00 && number <= 0xDFFF) {
+            return 0;
+        }
+        if (number >= 0)
+            at += 5;
+        else if (++at == end || *at == '\0' || strchr("\"\\/bfnrt", *at) == NULL)
+            return 0;
+    }
+    return 1;
+}
+
+/* The size of the first chunk of HTTP, with its framing, and that of its body; 0 where it is no whole one, or the last. */
+static Py_ssize_t chunk_size(const char *data, Py_ssize_t size, Py_ssize_t *body)
 {
     Py_ssize_t digits = 0;
     *body = 0;
@@ -159,11 +188,18 @@ static Py_ssize_t lane_match(const Lane *self, const char *data, Py_ssize_t size
         digits++;
     }
     Py_ssize_t whole = digits + 2 + *body + 2;
-    if (self->before == NULL || digits == 0 || size < whole)
+    if (digits == 0 || *body == 0 || size < whole)
         return 0;
-    const char *start = data + digits + 2, *end = start + *body;
-    if (start[-2] != '\r' || start[-1] != '\n' || end[0] != '\r' || end[1] != '\n')
+    return memcmp(data + digits, "\r\n", 2) || memcmp(data + whole - 2, "\r\n", 2) ? 0 : whole;
+}
+
+/* The size of the first chunk of HTTP, with its framing, where it repeats the lane's event; 0 where not. */
+static Py_ssize_t lane_match(const Lane *self, const char *data, Py_ssize_t size, Py_ssize_t *body)
+{
+    Py_ssize_t whole = self->before == NULL ? 0 : chunk_size(data, size, body);
+    if (whole == 0)
         return 0;
+    const char *end = data + whole - 2, *start = end - *body;
     if (*body <= self->before_size + self->after_size) /* an empty text is no token */
         return 0;
     if (memcmp(start, self->before, self->before_size) || memcmp(end - self->after_size, self->after, self->after_size))
@@ -200,6 +236,7 @@ static PyMethodDef lane_methods[] = {{"take", lane_take, METH_NOARGS, NULL}, {NU
 
 static PyMemberDef lane_members[] = {
     {"held", T_PYSSIZET, offsetof(Lane, held.count), READONLY, NULL},
+    {"hasty", T_INT, offsetof(Lane, hasty), READONLY, NULL},
     {"unread", T_INT, offsetof(Lane, unread), READONLY, NULL},
     {"since_s", T_DOUBLE, offsetof(Lane, since_s), READONLY, NULL},
     {"token_s", T_DOUBLE, offsetof(Lane, token_s), READONLY, NULL},
@@ -243,7 +280,6 @@ typedef struct {
     double after_s;                /* what is still to be served came after that */
     Unread *unread;                /* in order, a ring */
     int unread_first, unread_count, unread_room;
-    char buffer[BUFFER_BYTES];
 } Lanes;
 
 static int lanes_init(PyObject *object, PyObject *arguments, PyObject *named)
@@ -299,6 +335,8 @@ static PyObject *lanes_lay(PyObject *object, PyObject *arguments)
     self->by_fd[fd] = (Lane *)Py_NewRef(lane);
     if (before == NULL || before->unread)
         lanes_report(self, fd, 1);
+    else
+        ((Lane *)lane)->overtaken |= before->overtaken; /* its report is still to come */
     Py_XDECREF((PyObject *)before);
     return none();
 }
@@ -372,51 +410,106 @@ static int lanes_log(Lanes *self, const Lane *lane, double at_s, double now_s, P
     return 0;
 }
 
-/* When the piece with this number came, of a read whose last came at `at_s`. `known` of the first have times of their own,
- * the last `known` of the lane's unread ones where the read held fewer than were seen (`skipped`). */
-static double piece_s(const Lane *lane, Py_ssize_t number, Py_ssize_t known, Py_ssize_t skipped, double at_s)
+/* What a read is known to hold: when its pieces came, by the order in which they were reported. */
+typedef struct {
+    double at_s, now_s;       /* when the last of it came, by its stamp, and when it had been read */
+    double empty_s;           /* it all came after that */
+    Py_ssize_t known;         /* so many of the first came at `came_s`, the others at `at_s` */
+    const double *came_s;
+    Py_ssize_t earlier;       /* so often something was reported before the last of it */
+} Arrivals;
+
+/* Of a read before whose last piece something was reported `earlier` times: where it holds fewer, another read had the first. */
+static Arrivals lane_arrivals(const Lane *lane, const char *data, Py_ssize_t size, Py_ssize_t earlier, double at_s,
+                              double now_s, double empty_s)
 {
-    double came_at_s = number < known ? lane->unread_s[number + skipped] : at_s;
-    return came_at_s > at_s ? at_s : came_at_s < lane->token_s ? lane->token_s : came_at_s;
+    Py_ssize_t chunks = 0, body;
+    while (size > 0 && earlier > 0) {
+        Py_ssize_t whole = chunk_size(data, size, &body);
+        chunks++;
+        if (whole == 0)
+            break;
+        data += whole;
+        size -= whole;
+    }
+    Py_ssize_t known = earlier < chunks - 1 ? earlier : chunks > 0 ? chunks - 1 : 0;
+    return (Arrivals){at_s, now_s, empty_s, known, lane->unread_s + (earlier - known), earlier};
 }
 
-/* Take what came, the last of it at `at_s`, as far as it is the lane's; how many bytes that are; -1: an exception is set.
+static double arrival_s(const Arrivals *self, Py_ssize_t number, double after_s)
+{
+    double came_s = number < self->known && self->came_s[number] < self->at_s ? self->came_s[number] : self->at_s;
+    return came_s > after_s ? came_s : after_s;
+}
+
+/* Take of what came what is the lane's; how many bytes that are, and how many pieces; -1: an exception is set.
  *
  * What is Python's ends the lane: Python may come to it later, and what comes next must not overtake it. Pieces that stand
  * before that go with it, but for those that were unread for a while: they have times of their own. */
-static Py_ssize_t lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize_t size, double at_s, double now_s,
-                             double empty_s)
+static Py_ssize_t lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize_t size, const Arrivals *arrivals,
+                             Py_ssize_t *pieces)
 {
-    Py_ssize_t whole, bodies, pieces = lane_count(lane, data, size, &whole, &bodies), unread = lane->unread;
-    lane->unread = 0;
-    if (pieces == 0 || pieces > lane->left || (whole < size && unread == 0)) {
-        lane->left = 0;
+    Py_ssize_t whole, bodies;
+    int alone = lane->unread == 0;
+    *pieces = lane_count(lane, data, size, &whole, &bodies);
+    if (*pieces == 0 || *pieces > lane->left || (whole < size && alone)) {
+        lane->left = *pieces = 0;
         return 0;
     }
-    if (lanes_log(self, lane, at_s, now_s, pieces) < 0)
+    if (lanes_log(self, lane, arrivals->at_s, arrivals->now_s, *pieces) < 0)
         return -1;
-    Py_ssize_t seen = unread + (whole == size); /* of these pieces, else what follows them was seen last */
-    Py_ssize_t known = unread < pieces ? unread : pieces - (whole == size), skipped = whole == size ? unread - known : 0;
-    if (pieces > seen && pieces > 1 && times_add(&self->unsure_s, at_s > empty_s ? at_s - empty_s : 0) < 0)
-        return -1;
-    for (Py_ssize_t number = 0; number < pieces; number++) {
-        double came_at_s = piece_s(lane, number, known, skipped, at_s);
-        if (times_add(&lane->held, came_at_s) < 0)
+    int together = *pieces > arrivals->earlier + (whole == size); /* more than were reported: not all times are sure */
+    if (together) {
+        double unsure_s = arrivals->at_s - arrivals->empty_s;
+        if (times_add(&self->unsure_s, unsure_s > 0 ? unsure_s : 0) < 0)
             return -1;
-        lane->token_s = came_at_s;
     }
-    lane->left = whole == size ? lane->left - pieces : 0;
-    lane->patience -= pieces;
+    for (Py_ssize_t number = 0; number < *pieces; number++) {
+        lane->token_s = arrival_s(arrivals, number, lane->token_s);
+        if (times_add(&lane->held, lane->token_s) < 0)
+            return -1;
+    }
+    lane->proven = 1;
+    lane->hasty |= together;
+    lane->left = whole == size ? lane->left - *pieces : 0;
+    lane->patience -= *pieces;
     lane->bytes += bodies;
     return whole;
 }
 
-/* Read one socket; `ends`: there is an end behind what there is to read. 0: what came is the lane's; 1: it is Python's, or some of it, in `other`; -1: an exception is set.
- * `bound_s`: when it came, if that is when it was reported, too; else it stays as it is. */
-static int lanes_read(Lanes *self, int fd, int ends, Lane *lane, PyObject **other, double *bound_s)
+/* Leave what is not the lane's to Python, each chunk that has a time of its own by itself. */
+static int lanes_hand_over(int fd, const char *data, Py_ssize_t size, const Arrivals *arrivals, Py_ssize_t number,
+                           double after_s, PyObject *others)
 {
+    double empty_s = arrivals->empty_s;
+    do {
+        Py_ssize_t body, whole = number < arrivals->known ? chunk_size(data, size, &body) : 0;
+        if (whole == 0)
+            whole = size;
+        double came_s = after_s = whole == size ? arrivals->at_s : arrival_s(arrivals, number, after_s);
+        if (whole < size)
+            empty_s = came_s;
+        PyObject *read = PyBytes_FromStringAndSize(data, whole);
+        PyObject *other = read == NULL ? NULL : Py_BuildValue("iNddd", fd, read, came_s, arrivals->now_s, empty_s);
+        int failed = other == NULL || PyList_Append(others, other) < 0;
+        Py_XDECREF(other);
+        if (failed)
+            return -1;
+        number++;
+        data += whole;
+        size -= whole;
+    } while (size > 0);
+    return 0;
+}
+
+/* Read one socket. `reported`: something came that has not been counted as unread; `ends`: there is an end behind what
+ * there is to read. What is Python's goes to `others`; -1: an exception is set. `bound_s`: when it came, if that is when it
+ * was reported, too; else it stays as it is. */
+static int lanes_read(Lanes *self, int fd, int reported, int ends, Lane *lane, PyObject *others, double *bound_s)
+{
+    char buffer[BUFFER_BYTES]; /* making an object can run anything */
     char control[CMSG_SPACE(sizeof(struct timespec))];
-    struct iovec part = {self->buffer, BUFFER_BYTES};
+    struct iovec part = {buffer, BUFFER_BYTES};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
     ssize_t size;
     do
@@ -427,28 +520,31 @@ static int lanes_read(Lanes *self, int fd, int ends, Lane *lane, PyObject **othe
         if (errno == EAGAIN || errno == EWOULDBLOCK)
             return 0;
         lane->left = 0;
-        *other = Py_BuildValue("iiddd", fd, errno, lane->since_s, monotonic_s(), lane->drained_s);
-        return *other == NULL ? -1 : 1;
+        PyObject *other = Py_BuildValue("iiddd", fd, errno, lane->since_s, monotonic_s(), lane->drained_s);
+        int failed = other == NULL || PyList_Append(others, other) < 0;
+        Py_XDECREF(other);
+        return failed ? -1 : 0;
     }
     double now_s, at_s = came_s(&message, lane->since_s, &now_s);
     double empty_s = lane->drained_s > self->emptied_s ? lane->drained_s : self->emptied_s;
+    Py_ssize_t earlier = lane->unread - (lane->unread > 0 && !reported), pieces;
     if (lane->unread)
         empty_s = lane->unread_after_s;
+    Arrivals arrivals = lane_arrivals(lane, buffer, size, earlier, at_s, now_s, empty_s);
     if (size == BUFFER_BYTES || (ends && size > 0)) /* what is left has been reported */
         lanes_report(self, fd, 1);
+    Py_ssize_t taken = lanes_take(self, lane, buffer, size, &arrivals, &pieces);
+    lane->unread = 0;
     lane->since_s = at_s;
     lane->drained_s = now_s;
     lane->overtaken = at_s > self->reported_s;
-    Py_ssize_t seen = lane->unread + 1, before = lane->held.count;
-    Py_ssize_t taken = lanes_take(self, lane, self->buffer, size, at_s, now_s, empty_s);
     if (taken < 0)
         return -1;
     if (taken < size || size == 0) {
-        PyObject *read = PyBytes_FromStringAndSize(self->buffer + taken, size - taken); /* before all that can run Python */
-        *other = read == NULL ? NULL : Py_BuildValue("iNddd", fd, read, at_s, now_s, empty_s);
-        return *other == NULL ? -1 : 1;
+        lane->hasty |= earlier > 0; /* what it cannot take is dearer together, and may come again */
+        return lanes_hand_over(fd, buffer + taken, size - taken, &arrivals, pieces, lane->token_s, others);
     }
-    if (lane->held.count - before == seen && !lane->overtaken)
+    if (pieces == earlier + 1 && reported && !lane->overtaken)
         *bound_s = at_s; /* of several that came between two looks the first was reported and the last has the stamp */
     return 0;
 }
@@ -464,26 +560,26 @@ static PyObject *lanes_offer(PyObject *object, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "iy#ddd", &fd, &data, &size, &at_s, &read_s, &empty_s))
         return NULL;
     Lane *lane = fd >= 0 && fd < self->room ? self->by_fd[fd] : NULL;
-    Py_ssize_t taken = lane == NULL ? 0 : lanes_take(self, lane, data, size, at_s, read_s, empty_s);
+    Arrivals arrivals = {.at_s = at_s, .now_s = read_s, .empty_s = empty_s};
+    Py_ssize_t pieces, taken = lane == NULL ? 0 : lanes_take(self, lane, data, size, &arrivals, &pieces);
     return taken < 0 ? NULL : PyBool_FromLong(taken > 0);
 }
 
 /* Serve a descriptor: read it, or name it where it has no lane. What is Python's goes to `others`. -1: an exception is set. */
-static int lanes_serve(Lanes *self, int fd, int ends, PyObject *others, double *bound_s)
+static int lanes_serve(Lanes *self, int fd, int reported, int ends, PyObject *others, double *bound_s)
 {
     Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
-    PyObject *other = NULL;
-    int whose = 1;
+    int failed;
     if (lane == NULL) {
-        other = Py_BuildValue("iOiii", fd, Py_None, 0, 0, 0);
+        PyObject *other = Py_BuildValue("iOiii", fd, Py_None, 0, 0, 0);
+        failed = other == NULL || PyList_Append(others, other) < 0 ? -1 : 0;
+        Py_XDECREF(other);
     } else { /* making an object can run anything, the end of this lane included */
         Py_INCREF((PyObject *)lane);
-        whose = lanes_read(self, fd, ends, lane, &other, bound_s);
+        failed = lanes_read(self, fd, reported, ends, lane, others, bound_s);
         Py_DECREF((PyObject *)lane);
     }
-    int failed = whose < 0 || (whose > 0 && (other == NULL || PyList_Append(others, other) < 0));
-    Py_XDECREF(other);
-    return failed ? -1 : 0;
+    return failed;
 }
 
 /* The lane of a descriptor, if what was reported of it may stay unread; else NULL. */
@@ -491,10 +587,11 @@ static Lane *lanes_patient(const Lanes *self, const struct epoll_event *found)
 {
     int fd = found->data.fd;
     Lane *lane = fd < self->room ? self->by_fd[fd] : NULL;
-    if (lane == NULL || found->events != EPOLLIN || self->close_s <= 0 || lane->before == NULL || lane->left == 0 || lane->overtaken || lane->unread == MOST_UNREAD ||
-        lane->patience <= lane->unread)
+    if (lane == NULL || found->events != EPOLLIN || self->close_s <= 0)
         return NULL;
-    return lane;
+    if (lane->before == NULL || lane->left == 0 || !lane->proven || lane->hasty || lane->overtaken)
+        return NULL;
+    return lane->unread < MOST_UNREAD && lane->unread < lane->patience ? lane : NULL;
 }
 
 /* Remember that a lane has something unread from now on. */
@@ -532,7 +629,7 @@ static int lanes_read_old(Lanes *self, PyObject *others, double now_s, double un
         if (lane == NULL || lane->unread == 0 || lane->unread_since_s != oldest.since_s)
             continue; /* it was read since */
         reads++;
-        if (lanes_serve(self, oldest.fd, 0, others, &bound_s) < 0)
+        if (lanes_serve(self, oldest.fd, 0, 0, others, &bound_s) < 0)
             return -1;
     }
     return 0;
@@ -556,7 +653,7 @@ static int lanes_leave(Lanes *self, const double *came_s, int first, int last, d
         Lane *lane = lanes_patient(self, &self->found[at]);
         if (lane == NULL) { /* no longer */
             double bound_s;
-            if (lanes_serve(self, fd, 0, others, &bound_s) < 0)
+            if (lanes_serve(self, fd, 1, 0, others, &bound_s) < 0)
                 return -1;
             continue;
         }
@@ -587,7 +684,7 @@ static int lanes_settle(Lanes *self, double *came_s, int first, int last, PyObje
             for (int before = unread / 2; came_s[middle] != UNREAD || before-- > 0;)
                 middle++;
             came_s[middle] = UNBOUND;
-            if (lanes_serve(self, self->found[middle].data.fd, 0, others, &came_s[middle]) < 0)
+            if (lanes_serve(self, self->found[middle].data.fd, 1, 0, others, &came_s[middle]) < 0)
                 return -1;
             continue;
         }
@@ -612,7 +709,7 @@ static int lanes_serve_found(Lanes *self, PyObject *others, double until_s)
         if (reads++ >= LEAST_READS && monotonic_s() >= until_s)
             break;
         came_s[at] = UNBOUND;
-        if (lanes_serve(self, self->found[at].data.fd, self->found[at].events != EPOLLIN, others, &came_s[at]) < 0)
+        if (lanes_serve(self, self->found[at].data.fd, 1, self->found[at].events != EPOLLIN, others, &came_s[at]) < 0)
             return -1;
     }
     self->from = at; /* the rest is served the next time */
@@ -660,7 +757,7 @@ static PyObject *lanes_catch_up(PyObject *object, PyObject *arguments)
         return NULL;
     PyObject *others = PyList_New(0);
     Lane *lane = fd >= 0 && fd < self->room ? self->by_fd[fd] : NULL;
-    if (others != NULL && lane != NULL && lane->unread && lanes_serve(self, fd, 0, others, &bound_s) < 0)
+    if (others != NULL && lane != NULL && lane->unread && lanes_serve(self, fd, 0, 0, others, &bound_s) < 0)
         Py_CLEAR(others);
     return others;
 }

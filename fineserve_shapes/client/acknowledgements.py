@@ -55,6 +55,11 @@ class LateAcknowledgements:
         self._trial: _Trial | None = None
         self._trials_left = TRIALS if hasattr(socket, "TCP_QUICKACK") else 0
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the next first tokens, if they are told soon after they came, begin a trial."""
+        return not self.harmless and self._trial is None and self._trials_left > 0
+
     def begin(self, transport: Acknowledging, tokens: int, now_s: float, came_s: float) -> bool:
         """The first tokens of an answer, so many, have come by this connection; whether it is on trial from now on.
 

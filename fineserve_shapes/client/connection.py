@@ -285,9 +285,9 @@ class Connection:
             reader.ahead = self._lane
 
     def _patience(self, reader: AnswerReader) -> int:
-        """How many of the next pieces may be read late, with what follows: none where that might hold somebody up, and not
-        the last one that is expected, with which the answer ends."""
-        if not (self._reactor.leisurely and self._pool.acknowledgements.harmless):
+        """How many of the next pieces may be read late: none where that holds somebody up, or not the last expected one."""
+        in_time = self._lane is None or not self._lane.hasty
+        if not (in_time and self._reactor.leisurely and self._pool.acknowledgements.harmless):
             return 0
         asked = reader.asked_tokens
         return reader.most_repeats if asked is None else max(asked * reader.choices - reader.tokens - 1, 0)
@@ -298,7 +298,8 @@ class Connection:
         assert make is not None
         since_s, drained_s = (self._drained_s, self._drained_s) if last is None else (last.since_s, last.drained_s)
         self._lane = make(before, after, most, since_s, token_s, drained_s, patience)
-        self._reactor.lay(self._transport.fileno(), self._lane, knows=bool(before))
+        self._reactor.lay(self._transport.fileno(), self._lane, knows=bool(before),
+                          hurried=not before and self._pool.acknowledgements.undecided)  # fmt: skip
 
     def _catch_up(self) -> None:
         """Take over what the lane holds."""

@@ -54,7 +54,8 @@ class Lanes(Protocol):
         """Give a lane what was read before it was laid; whether it has taken it."""
 
     def drain(self, most: int, until_s: float) -> tuple[int, Others]:
-        """Serve so many readable descriptors at most, and none but a few after that time (perf_counter).
+        """Serve so many readable descriptors at most, and none after that time (perf_counter) but a few, and those that the
+        times of others need.
 
         How many there were (`most` where there may be more), and those that are for Python to serve. A lane that read
         what is Python's knows nothing any longer.

@@ -115,10 +115,11 @@ class Reactor:
         self._first: deque[int] = deque()  # of those, which have something unserved
         self._later: deque[int | Callable[[], None]] = deque()  # which others have, or are unread, and calls
         self._served = 0
+        self._hurried: set[int] = set()  # what is read of these does not wait
         self._waits_since_s: float | None = None  # the first that is to be served
         self.leisurely = False
-        """Whether nobody waits for the end of an answer to do something then: what was read may be understood a little
-        later, and pieces of a stream may be read together."""
+        """Whether nothing that is due waits for the end of an answer: what was read may be understood some 20 ms later, and
+        pieces of a stream may be read together."""
         self._watched: dict[WithDeadline, float] = {}  # when to look next
         self.new_lane = lane_type() if self._stamping is not None else None
         """Makes a lane for `lay`; None where all is to be read by callbacks."""
@@ -164,15 +165,20 @@ class Reactor:
             self._unread.discard(fd)
             self._take_unserved(fd)
 
-    def lay(self, fd: int, lane: Lane, *, knows: bool = True) -> None:
+    def lay(self, fd: int, lane: Lane, *, knows: bool = True, hurried: bool = False) -> None:
         """Let a lane read the descriptor. knows: the repeats of an answer; what is read by one that knows nothing is served
-        before all else, since what is learned of an answer makes reading the rest of it cheap."""
+        before all else, since what is learned of an answer makes reading the rest of it cheap. hurried: it does not wait
+        for company."""
         self._laid.add(fd)
         self._unread.discard(fd)
         if knows:
             self._new.discard(fd)
         else:
             self._new.add(fd)
+        if hurried:
+            self._hurried.add(fd)
+        else:
+            self._hurried.discard(fd)
         self._lanes.lay(fd, lane)
 
     def lift(self, fd: int) -> None:
@@ -180,6 +186,7 @@ class Reactor:
         if fd in self._laid:
             self._laid.remove(fd)
             self._new.discard(fd)
+            self._hurried.discard(fd)
             self._lanes.lift(fd)
 
     def serve(self, fd: int) -> None:
@@ -198,7 +205,7 @@ class Reactor:
                 self._guarded(fd, callbacks[1], *read)
 
     def call_later(self, callback: Callable[[], None]) -> None:
-        """In the hub, after what has been read by now, and not before what is due; the callback may switch."""
+        """In the hub, with what has been read by now and waits, and not before what is due; the callback may switch."""
         if self._alarm is None:
             get_hub().loop.run_callback(callback)
         else:
@@ -272,7 +279,7 @@ class Reactor:
             return True
         self._gave_way = False
         empty_s = self._read(max(due_s, self._clock() + _READ_S))
-        if empty_s is not None:
+        if empty_s is not None and not self._unread:
             self._lanes.emptied_s = empty_s
         now_s = self._clock()
         if self._is_early(now_s):
@@ -293,12 +300,16 @@ class Reactor:
                 self._unread.remove(one)
                 self._guarded(one, self._readers[one][0])
         self._waits_since_s = None
+        if empty_s is not None:
+            self._lanes.emptied_s = empty_s
         return empty_s is None
 
     def _is_early(self, now_s: float) -> bool:
         """Whether what is to be served waits for more of the like."""
         waiting = len(self._first) + len(self._later)
         if not self.leisurely or self._unread or self._alarm is None or not 0 < waiting < _COMPANY:
+            return False
+        if not self._hurried.isdisjoint(self._unserved) or self._unserved_bytes >= _MOST_UNSERVED_BYTES:
             return False
         if self._waits_since_s is None:
             self._waits_since_s = now_s
@@ -315,7 +326,7 @@ class Reactor:
             for fd, data, at_s, read_s, empty_s in others:
                 if data is not None:
                     self._keep(fd, (data, at_s, read_s, empty_s))
-                elif fd not in self._unread:
+                elif fd in self._readers and fd not in self._unread:  # what was reported may have been removed since
                     self._unread.add(fd)
                     self._later.append(fd)
             if found < self._reads_per_round:

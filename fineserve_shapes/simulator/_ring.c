@@ -23,7 +23,7 @@
 #define LONGEST_S 1e6 /* of a wait */
 #define VERSION 2 /* of what ring.py knows */
 
-/* Not Py_RETURN_NONE: as Python 3.12 defines it, that counts no reference, which 3.11, for which this is built too, counts. */
+/* Not Py_RETURN_NONE: by Python 3.12's headers that counts no reference, which 3.11, for which this is built too, counts. */
 static PyObject *none(void) { return Py_NewRef(Py_None); }
 
 /* Seat: one stream in a ring. */

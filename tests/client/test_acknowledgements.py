@@ -57,6 +57,21 @@ def test_tokens_that_came_a_while_ago_begin_no_trial() -> None:
     assert late.begin(link, 1, 1.0, 1.0 - FRESH_S / 2)
 
 
+def test_it_is_undecided_until_a_trial_has_begun_and_after_one_that_failed() -> None:
+    late = LateAcknowledgements()
+    assert late.undecided
+    late.begin(link := Link(), 1, 0.0, 0.0)
+    assert not late.undecided
+    late.end(link, 2)  # too little to go by
+    assert late.undecided
+    for _ in range(TRIALS):
+        answer(late, Link(held=True))
+    assert not late.undecided
+    decided = LateAcknowledgements()
+    answer(decided, Link())
+    assert not decided.undecided
+
+
 def test_one_answer_tries_it_and_then_all_do_it() -> None:
     late = LateAcknowledgements()
     first, meanwhile, after = Link(), Link(), Link()

@@ -64,7 +64,11 @@ OTHERS = {
     "a text with half an escape": piece(b"a\\"),
     "a text with an escape that is none": piece(b"a\\x"),
     "a text with an escape of a zero byte": piece(b"a\\\0"),
-    "a text with an escape by number, which may be none": piece(b"\\ud800"),
+    "a text with half of a surrogate pair": piece(b"\\ud800"),
+    "a text with the other half": piece(b"\\udc00"),
+    "a text with a half and a whole": piece(b"\\ud800\\u0041"),
+    "a text with an escape by number that is none": piece(b"\\u12g4"),
+    "a text with an escape by too short a number": piece(b"\\u12"),
     "a text with a control character": piece(b"a\tb"),
     "another beginning": chunk(BEFORE.replace(b"text", b"texx") + b"word" + AFTER),
     "another end": chunk(BEFORE + b"word" + AFTER.replace(b"}", b"]")),
@@ -88,7 +92,10 @@ def test_what_is_no_repeat_comes_as_it_was_read(data: bytes):
         assert lane.held == 0  # it must not overtake what Python has not come to yet
 
 
-@pytest.mark.parametrize("text", [b" word", b"\xc3\xa9", b"\xff", b"\\n", b'\\"', b"\\\\", b"a" * 60_000, b"\x7f"])
+@pytest.mark.parametrize(
+    "text",
+    [b" word", b"\xc3\xa9", b"\xff", b"\\n", b'\\"', b"\\\\", b"\\u00e9a", b"\\ud83d\\ude00", b"a" * 60_000, b"\x7f"],
+)
 def test_repeats_are_kept_with_their_times(text: bytes):
     with laid() as (lanes, lane, _, theirs):
         before_s = time.perf_counter()

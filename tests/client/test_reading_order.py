@@ -202,3 +202,55 @@ def test_a_reactor_goes_on_ticking_for_what_waits():
         while not served and time.perf_counter() < until_s:
             gevent.sleep(0.01)
         assert len(served) == 1
+
+
+def test_what_was_reported_of_a_connection_that_is_gone_is_passed_over():
+    """There was no time to serve it, and then it was closed."""
+    with laid_in_a_reactor(60) as (reactor, _, pairs):
+        for _, theirs in pairs:
+            theirs.sendall(b"first")
+        time.sleep(0.01)
+        reactor._lanes.drain(160, 0.0)
+        for ours, _ in pairs:
+            reactor.remove(ours.fileno())
+        for _ in range(5):
+            reactor._drain()
+        assert not reactor._drain()
+
+
+def test_a_hurried_one_does_not_wait_for_company():
+    with laid_in_a_reactor(1) as (reactor, served, pairs):
+        reactor.leisurely = True
+        reactor.lay(pairs[0][0].fileno(), knows_nothing(), knows=False, hurried=True)
+        pairs[0][1].sendall(b"hurry")
+        while not reactor._unserved and not served:
+            reactor._drain()
+        assert len(served) == 1
+
+
+def test_whoever_is_read_by_python_has_doubt_until_then(monkeypatch: pytest.MonkeyPatch):
+    """Nothing is known to be empty before it has been read."""
+    monkeypatch.setenv("FINESERVE_NO_LANES", "1")
+    reactor: Any = Reactor(time.perf_counter)
+    ours, theirs = tcp_pair()
+    seen: list[float] = []
+    try:
+        reactor.add(ours.fileno(), lambda: seen.append(reactor.emptied_s))
+        reactor._drain()
+        sent_s = time.perf_counter()
+        theirs.sendall(b"first")
+        until_s = time.perf_counter() + 5
+        while not seen and time.perf_counter() < until_s:
+            reactor._drain()
+        ours.recv(10)
+        assert seen[0] <= sent_s + 0.001
+        before_s = time.perf_counter()
+        time.sleep(0.03)
+        theirs.sendall(b"second")
+        time.sleep(0.01)
+        reactor._drain()
+        assert seen[1] <= before_s
+    finally:
+        reactor.close()
+        ours.close()
+        theirs.close()

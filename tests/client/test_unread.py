@@ -57,10 +57,16 @@ class Streams:
             StampedSocket(ours)
             self.poll.register(fd, select.EPOLLIN)
             now_s = time.perf_counter()
-            self.all.append(Lane(BEFORE, AFTER, 1000, now_s, now_s, now_s, patience))
+            self.all.append(Lane(BEFORE, AFTER, 1000, now_s, now_s, now_s, patience + 1))
             self.lanes.lay(fd, self.all[-1])
-        assert self.drain() == []  # what comes from now on came after this
         self.sent_s: list[list[float]] = [[] for _ in self.pairs]
+        for number, lane in enumerate(self.all):  # a first piece is read at once, whatever may be
+            self.send(number)
+            self.drain()
+            assert (lane.unread, len(lane.take()[0])) == (0, 8)
+        self.lanes.take_delays()
+        assert self.drain() == []  # what comes from now on came after this
+        self.sent_s = [[] for _ in self.pairs]
 
     def send(self, *numbers: int, data: bytes = PIECE) -> None:
         """A piece on each of these streams, one after the other."""
@@ -298,3 +304,66 @@ def test_a_socket_that_is_closed_by_the_server_while_unread_says_so():
         assert s.drain() == []
         assert s.held()[1] == 1
         assert s.drain() == [(s.fds[1], errno.ECONNRESET)]
+
+
+def test_pieces_that_are_read_without_a_report_have_the_times_of_theirs():
+    """Read since they were unread for long: the last of them has the stamp, the one before its own time."""
+    with streams(3) as s:
+        for _ in range(2):
+            s.send(0, 1, 2)
+            s.drain()
+            time.sleep(0.01)
+        assert s.unread()[1] == 2
+        assert s.lanes.catch_up(s.fds[1]) == []
+        times_s = np.frombuffer(s.all[1].take()[0])
+        assert (np.abs(times_s - np.array(s.sent_s[1])) < SLACK_S).all()
+
+
+def test_what_is_pythons_among_unread_pieces_has_its_own_times():
+    other = chunk(b"data: other\n\n")
+    with streams(3) as s:
+        for data in (PIECE, other, PIECE):
+            s.send(0)
+            s.send(1, data=data)
+            s.send(2)
+            s.drain()
+            time.sleep(0.01)
+        assert s.unread()[1] == 3
+        found = s.lanes.catch_up(s.fds[1])
+        assert [read[:2] for read in found] == [(s.fds[1], other), (s.fds[1], PIECE)]
+        first_s = np.frombuffer(s.all[1].take()[0])[0]
+        for at_s, sent_s in zip((first_s, found[0][2], found[1][2]), s.sent_s[1], strict=True):
+            assert abs(at_s - sent_s) < SLACK_S
+        assert s.all[1].hasty
+
+
+def test_a_stream_whose_pieces_come_in_groups_is_read_at_once():
+    with streams(3) as s:
+        for unread in (1, 2, 3, 0, 0, 0):
+            s.send(0)
+            s.send(1, data=2 * PIECE)
+            s.send(2)
+            s.drain()
+            assert s.unread()[1] == unread
+            time.sleep(0.01)
+        assert s.all[1].hasty
+        times_s = np.frombuffer(s.all[1].take()[0])
+        assert len(times_s) == 12
+        assert (np.abs(times_s - np.repeat(s.sent_s[1], 2))[8:] < SLACK_S).all()
+        assert len(np.frombuffer(s.lanes.take_unsure())) == 3
+
+
+def test_a_first_group_shows_it_before_anything_stays_unread():
+    from fineserve_shapes.client._lanes import Lane
+
+    with streams(3) as s:
+        now_s = time.perf_counter()
+        s.all[1] = Lane(BEFORE, AFTER, 1000, now_s, now_s, now_s, 100)
+        s.lanes.lay(s.fds[1], s.all[1])
+        for _ in range(3):
+            s.send(0)
+            s.send(1, data=2 * PIECE)
+            s.send(2)
+            s.drain()
+            assert s.unread()[1] == 0
+        assert s.held()[1] == 6

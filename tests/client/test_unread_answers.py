@@ -156,3 +156,14 @@ def test_nothing_stays_unread_where_the_server_may_wait_for_word():
         for number in range(9):
             send(chunk(event()))
             assert (connection._lane.unread, reader.tokens) == (0, number + 2)
+
+
+def test_a_first_token_that_can_begin_a_trial_does_not_wait():
+    """Of late acknowledgements: it has to be told of soon after it came."""
+    with among_others(None, 10.0) as (connection, _, reactor, send, _):
+        del reactor._is_early
+        connection._pool.acknowledgements.harmless = False
+        reactor._hurried.add(connection._transport.fileno())
+        send(HEAD + chunk(event()))
+        assert connection._pool.acknowledgements._trial is not None
+        assert not reactor._hurried
