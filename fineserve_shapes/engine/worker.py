@@ -42,7 +42,7 @@ FIRST_PING_EVERY_S = 0.02
 HELLO_EVERY_S = 0.5
 COLLECT_AT = 50_000
 """So many more objects than at the last collection bring on the next: by Python's 700 it comes every second or two, and
-goes over all that is in flight, 20 ms at 500 requests/s, in which nothing is sent or read."""
+goes over all that is in flight, 20 ms at 500 requests/s, in which nothing is sent or read; and while getting ready."""
 SWITCH_S = 0.0005
 """For so long a thread that writes the log, or reads a trace, keeps the interpreter to itself while it is wanted here; by
 Python's 5 ms each of its turns would hold up what is due."""
@@ -95,6 +95,7 @@ class Worker:
         self.stop()
         self._performer = performer
         self._loop_delay = LoopDelay()
+        gc.set_threshold(COLLECT_AT, *self._gc_thresholds[1:])
         self._greenlets = [gevent.spawn(self._introduce, performer)]
         if not self._local:
             self._greenlets.append(gevent.spawn(self._ping))
@@ -206,7 +207,6 @@ class Worker:
             gc.collect()
         self._tests += 1
         gc.freeze()  # never again over all that imports have made
-        gc.set_threshold(COLLECT_AT, *self._gc_thresholds[1:])
         sys.setswitchinterval(SWITCH_S)
         while not self._local and not self._clock_is_known and "error" not in facts:
             gevent.sleep(FIRST_PING_EVERY_S)

@@ -61,7 +61,7 @@ def test_the_installed_package_has_locustfiles_and_samples_and_runs_in_an_empty_
 
     sdist = built("sdist", tree, tmp_path / "sdist", tools)
     with tarfile.open(sdist) as archive:
-        archive.extractall(unpacked, filter="data")
+        archive.extractall(unpacked, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # since 3.11.4
     (source,) = unpacked.iterdir()
     for folder in ("locustfiles", "datasets", "tests", "docs"):
         assert files(source / folder) == files(tree / folder)

@@ -161,12 +161,12 @@ def test_a_test_has_few_collections_and_leaves_the_collector_as_it_was(monkeypat
     """The first one collects nothing before it: there is nothing to find among what imports have made."""
     monkeypatch.setattr("fineserve_shapes.engine.worker.gc", collector := Collector())
     wire = Wire(logged=False)
-    begun, ended = ["freeze", (COLLECT_AT, 10, 10)], ["unfreeze", (700, 10, 10)]
-    until(lambda: collector.calls[-2:] == begun)
+    begun, ended = (COLLECT_AT, 10, 10), ["unfreeze", (700, 10, 10)]
+    until(lambda: collector.calls[-1] == "freeze")
     wire.worker.start(wire.performer)
-    until(lambda: collector.calls[-2:] == begun and "collect" in collector.calls)
+    until(lambda: collector.calls[-2:] == ["collect", "freeze"])
     wire.worker.stop()
-    assert collector.calls == [*ended, *begun, *ended, "collect", *begun, *ended]
+    assert collector.calls == [*ended, begun, "freeze", *ended, begun, "collect", "freeze", *ended]
 
 
 def test_threads_give_way_quickly_during_a_test():
