@@ -34,6 +34,7 @@
 #define LEAST_READS 16 /* before what is due has its turn, which may come again and again */
 #define MOST_UNREAD 3  /* pieces of a stream: a server's kernel may have ten on the way before it waits for word */
 #define UNREAD_S 0.05  /* for so long at most */
+#define GROUPS 4       /* two reads in a row that held one */
 #define VERSION 5      /* of what lanes.py knows */
 
 /* Not Py_RETURN_NONE: by Python 3.12's headers that counts no reference, which 3.11, for which this is built too, counts. */
@@ -81,7 +82,8 @@ typedef struct {
     Py_ssize_t bytes; /* of the body, in these pieces */
     Py_ssize_t left;  /* how many more it takes */
     Py_ssize_t patience; /* so many of the next may stay unread for a while */
-    int proven, hasty;   /* it took a piece that came alone; it had some that did not, and leaves none unread any more */
+    int proven, hasty;   /* it took a piece that came alone; pieces come in groups, and none stays unread any more */
+    int groups;          /* reads that held some lately, twice, less other reads */
     int unread;          /* how many are */
     int overtaken;       /* its last read may have held what is still to be reported */
     double unread_s[MOST_UNREAD]; /* when they came */
@@ -277,6 +279,7 @@ typedef struct {
     struct epoll_event found[MOST_EVENTS]; /* what was reported, in the order in which it came, */
     int from, count;               /* from where it is still to be served */
     double reported_s, found_s;    /* when the report was asked for, and when it was there */
+    double look_s;                 /* how long before that the last report was asked for */
     double after_s;                /* what is still to be served came after that */
     Unread *unread;                /* in order, a ring */
     int unread_first, unread_count, unread_room;
@@ -469,8 +472,12 @@ static Py_ssize_t lanes_take(Lanes *self, Lane *lane, const char *data, Py_ssize
         if (times_add(&lane->held, lane->token_s) < 0)
             return -1;
     }
-    lane->proven = 1;
-    lane->hasty |= together;
+    lane->proven |= !together;
+    if (!together)
+        lane->groups -= lane->groups > 0;
+    else if (self->look_s < self->gap_s / 2) /* else they may have waited for each other here */
+        lane->groups += 2;
+    lane->hasty |= lane->groups >= GROUPS;
     lane->left = whole == size ? lane->left - *pieces : 0;
     lane->patience -= *pieces;
     lane->bytes += bodies;
@@ -727,7 +734,9 @@ static PyObject *lanes_drain(PyObject *object, PyObject *arguments)
         most = MOST_EVENTS;
     int fresh = self->from == self->count;
     if (fresh) {
-        self->reported_s = monotonic_s();
+        double now_s = monotonic_s();
+        self->look_s = now_s - self->reported_s;
+        self->reported_s = now_s;
         int count = epoll_wait(self->epoll, self->found, most, 0);
         if (count < 0 && errno != EINTR)
             return PyErr_SetFromErrno(PyExc_OSError);

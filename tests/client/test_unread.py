@@ -339,18 +339,32 @@ def test_what_is_pythons_among_unread_pieces_has_its_own_times():
 
 def test_a_stream_whose_pieces_come_in_groups_is_read_at_once():
     with streams(3) as s:
-        for unread in (1, 2, 3, 0, 0, 0):
+        s.lanes.gap_s = 1.0  # looks are much closer to each other
+        for unread in (1, 2, 3, 0, 1, 2, 3, 0, 0, 0):
             s.send(0)
             s.send(1, data=2 * PIECE)
             s.send(2)
             s.drain()
+            s.lanes.gap_s = 1.0
             assert s.unread()[1] == unread
-            time.sleep(0.01)
+            time.sleep(0.005)
         assert s.all[1].hasty
         times_s = np.frombuffer(s.all[1].take()[0])
-        assert len(times_s) == 12
-        assert (np.abs(times_s - np.repeat(s.sent_s[1], 2))[8:] < SLACK_S).all()
-        assert len(np.frombuffer(s.lanes.take_unsure())) == 3
+        assert len(times_s) == 20
+        assert (np.abs(times_s - np.repeat(s.sent_s[1], 2))[16:] < SLACK_S).all()
+        assert len(np.frombuffer(s.lanes.take_unsure())) == 4
+
+
+def test_pieces_that_waited_for_a_late_look_are_no_group():
+    with streams(3) as s:
+        for _ in range(4):
+            for _ in range(2):
+                s.send(0, 1, 2)
+                time.sleep(0.005)
+            s.lanes.gap_s = 0.005
+            s.drain()
+        assert s.held()[1] + s.unread()[1] > 0
+        assert not any(lane.hasty for lane in s.all)
 
 
 def test_a_first_group_shows_it_before_anything_stays_unread():
