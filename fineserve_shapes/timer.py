@@ -45,7 +45,7 @@ def give_way() -> None:
     gevent.sleep(1e-6)
 
 
-def wait_for_a_gap(of_s: float, within_s: float) -> None:
+def wait_for_a_gap(of_s: float, within_s: float = 0.05) -> None:
     """Let others go first, and on until nothing will be due for so long, but for no more than `within_s`; to be called
     before work that takes as long in one piece and can wait."""
     until_s = time.perf_counter() + within_s

@@ -67,7 +67,7 @@ class LateAcknowledgements:
         """
         if self.harmless:
             transport.acknowledge_late()
-        elif self._trial is None and self._trials_left and now_s - came_s < FRESH_S:
+        elif self.undecided and now_s - came_s < FRESH_S:
             try:
                 transport.acknowledge_late()
             except OSError:

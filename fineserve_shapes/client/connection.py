@@ -285,7 +285,7 @@ class Connection:
             reader.ahead = self._lane
 
     def _patience(self, reader: AnswerReader) -> int:
-        """How many of the next pieces may be read late: none where that holds somebody up, or not the last expected one."""
+        """How many of the next pieces may be read late: not the last expected one, none where that holds somebody up."""
         in_time = self._lane is None or not self._lane.hasty
         if not (in_time and self._reactor.leisurely and self._pool.acknowledgements.harmless):
             return 0

@@ -279,8 +279,6 @@ class Reactor:
             return True
         self._gave_way = False
         empty_s = self._read(max(due_s, self._clock() + _READ_S))
-        if empty_s is not None and not self._unread:
-            self._lanes.emptied_s = empty_s
         now_s = self._clock()
         if self._is_early(now_s):
             return empty_s is None

@@ -29,7 +29,6 @@ STEP_EVERY_S, LOCAL_STEP_EVERY_S = 0.1, 0.25
 """A worker on another machine sends nothing where it has heard nothing for a second."""
 FOLD_EVERY_S = 0.05
 FOLD_TAKES_S = 0.0015
-GAP_WITHIN_S = 0.05
 GATHER_S = 120.0
 LAST_REPORTS_S = 3.0
 DRAIN_EVERY_S = 1.0
@@ -199,7 +198,7 @@ class Master:
         """A little at a time: where this process sends as well, requests fall due and answers come in meanwhile."""
         while True:
             while run.fold():
-                wait_for_a_gap(FOLD_TAKES_S, GAP_WITHIN_S)
+                wait_for_a_gap(FOLD_TAKES_S)
             gevent.sleep(FOLD_EVERY_S)
 
     def _gather(self, run: Run) -> bool:

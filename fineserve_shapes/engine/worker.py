@@ -35,7 +35,6 @@ LOCAL_PAUSES, MANY_RECORDS = 3, 60
 little costs nearly as much as others do, and one that says much holds up what is due."""
 REPORT_TAKES_S, PIECE_TAKES_S = 0.003, 0.0015
 """What a report takes in one piece, and what is done before and after it."""
-GAP_WITHIN_S = 0.05
 PING_EVERY_S = 1.0
 FIRST_PINGS = 20
 FIRST_PING_EVERY_S = 0.02
@@ -227,17 +226,17 @@ class Worker:
     def _report_regularly(self, run: WorkerRun) -> None:
         while run is self._run:
             self._report(run, run.take())
-            wait_for_a_gap(PIECE_TAKES_S, GAP_WITHIN_S)
+            wait_for_a_gap(PIECE_TAKES_S)
             run.show()
             for _ in range(LOCAL_PAUSES if self._local else 1):
                 gevent.sleep(REPORT_EVERY_S)
                 if run.waiting >= MANY_RECORDS:
                     break
-            wait_for_a_gap(PIECE_TAKES_S, GAP_WITHIN_S)
+            wait_for_a_gap(PIECE_TAKES_S)
             run.take_reads()
-            wait_for_a_gap(PIECE_TAKES_S, GAP_WITHIN_S)
+            wait_for_a_gap(PIECE_TAKES_S)
             run.work_up()
-            wait_for_a_gap(REPORT_TAKES_S, GAP_WITHIN_S)
+            wait_for_a_gap(REPORT_TAKES_S)
 
     def _report(self, run: WorkerRun, payload: dict[str, Any] | None) -> None:
         delays_s = np.empty(0) if self._loop_delay is None else self._loop_delay.take()

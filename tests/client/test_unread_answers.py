@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import gevent
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from piecedanswers import assert_same_but_for_times, bodies, drain, select_readable, what_came
 from servers import DONE, END, HEAD, chunk, event, tcp_pair
-from test_lane_twins import bodies, drain, select_readable
 from thorough import examples
 
 from fineserve_shapes.client.connection import Connection, Deadlines, Pool
@@ -86,14 +84,7 @@ def answer(pieces: list[bytes], asked: int | None, close_s: float) -> tuple[Resu
             unread += connection._lane is not None and connection._lane.unread > 0
         if connection._lane is not None and connection._lane.unread:
             time.sleep(UNREAD_S)
-        drain(reactor)
-        if waiting.ready():
-            end = waiting.value
-        else:
-            waiting.kill()
-            end = "killed"
-        assert reader.ahead is None
-        return reader.finish(0.0, connection.ended_s, whole=end == "done"), end, unread
+        return *what_came(connection, reader, reactor, waiting), unread
 
 
 def assert_same(pieces: list[bytes], asked: int | None) -> int:
@@ -101,12 +92,7 @@ def assert_same(pieces: list[bytes], asked: int | None) -> int:
     one, end, unread = answer(pieces, asked, 10.0)
     other, end_of_other, none = answer(pieces, asked, 0.0)
     assert (end, none) == (end_of_other, 0)
-    for field in fields(Result):
-        if not field.name.endswith("_s"):
-            assert getattr(one, field.name) == getattr(other, field.name), field.name
-    times_s = one.chunk_times_s
-    assert len(times_s) == len(other.chunk_times_s)
-    assert (np.diff(times_s) >= 0).all()
+    assert_same_but_for_times(one, other)
     return unread
 
 
